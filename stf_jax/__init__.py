@@ -1,0 +1,3 @@
+"""Video-based person re-identification in JAX."""
+
+__version__ = "0.1.0"

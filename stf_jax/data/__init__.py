@@ -1,0 +1,1 @@
+"""The layout on disk -> packed batches of frames."""

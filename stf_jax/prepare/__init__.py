@@ -1,0 +1,1 @@
+"""Any source of tracklets -> the layout on disk."""

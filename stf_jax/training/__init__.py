@@ -1,0 +1,1 @@
+"""Features -> updates of the weights."""
