@@ -1,1 +1,6 @@
 """Batches of frames -> tracklet features."""
+
+from stf_jax.models.resnet import BACKBONES
+from stf_jax.models.temporal_fusion_net import TemporalFusionNet, TemporalFusionOutput
+
+__all__ = ["BACKBONES", "TemporalFusionNet", "TemporalFusionOutput"]

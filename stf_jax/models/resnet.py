@@ -1,0 +1,191 @@
+"""ResNet-18/34/50/101/152 feature maps, stage by stage.
+
+He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016), in the variant torchvision
+made common: stride in the 3x3 convolution of a bottleneck, explicit symmetric padding. Two changes
+as person re-identification uses them: the stride and the dilation of the last stage are settings
+(`last_stride` 1 keeps a 24x8 map of a 384x128 image). Weights come from a file, see `pretrained`.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from stf_jax.models.batch_norm import BatchNorm
+
+# name -> (bottleneck blocks?, blocks per stage)
+BACKBONES = {
+    "resnet18": (False, (2, 2, 2, 2)),
+    "resnet34": (False, (3, 4, 6, 3)),
+    "resnet50": (True, (3, 4, 6, 3)),
+    "resnet101": (True, (3, 4, 23, 3)),
+    "resnet152": (True, (3, 8, 36, 3)),
+}
+
+
+def backbone_channels(backbone: str) -> int:
+    """Channels of the last stage: 2048 with bottlenecks, else 512."""
+    return 2048 if BACKBONES[backbone][0] else 512
+
+
+def max_pool_3x3(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+    """3x3 maximum with stride 2 and padding 1 (never chosen: -inf).
+
+    Written as maxima of shifted slices: the gradient of a windowed reduction is several times
+    slower on CPUs, and the two agree wherever the maximum is unique. The input is a ReLU's output,
+    whose only ties, at zero, carry no gradient.
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    for axis in (1, 2):
+        size = (x.shape[axis] - 3) // 2 + 1
+        parts = [
+            jax.lax.slice_in_dim(x, k, k + 2 * (size - 1) + 1, stride=2, axis=axis)
+            for k in range(3)
+        ]
+        x = jnp.maximum(jnp.maximum(parts[0], parts[1]), parts[2])
+    return x
+
+
+class Conv(nn.Module):
+    """Bias-free convolution, padded by `dilation * (kernel // 2)` on each side.
+
+    A 1x1 convolution is computed as a matrix product: the same function, and the faster one where
+    the compiler has no better idea (CPU training of ResNet-50: 1.4 times).
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    dilation: int = 1
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
+        """Convolve; the output is ceil(h / stride) high for odd kernels and dilation 1."""
+        k, s, d = self.kernel, self.stride, self.dilation
+        # He initialisation over the fan-out, as torchvision.
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        weight = self.param("kernel", init, (k, k, x.shape[-1], self.features), self.param_dtype)
+        x, weight = x.astype(self.dtype), weight.astype(self.dtype)
+        if k == 1:
+            return x[:, ::s, ::s] @ weight[0, 0]
+        pad = d * (k // 2)
+        return jax.lax.conv_general_dilated(
+            x,
+            weight,
+            (s, s),
+            ((pad, pad), (pad, pad)),
+            rhs_dilation=(d, d),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class Block(nn.Module):
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 when `bottleneck`."""
+
+    width: int
+    bottleneck: bool
+    stride: int = 1
+    dilation: int = 1
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], mask: Bool[Array, " n"] | None, train: bool
+    ) -> Float[Array, "n h2 w2 d"]:
+        """Map `x`; rows outside `mask` are computed but enter no statistics."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+        def conv_bn(y, name, features, kernel=3, stride=1, dilation=1):
+            y = Conv(features, kernel, stride, dilation, **types, name=f"conv{name}")(y)
+            return BatchNorm(axis_name=self.axis_name, **types, name=f"bn{name}")(
+                y, mask, train=train
+            )
+
+        out = self.width * 4 if self.bottleneck else self.width
+        if self.bottleneck:
+            y = nn.relu(conv_bn(x, "1", self.width, kernel=1))
+            y = nn.relu(conv_bn(y, "2", self.width, stride=self.stride, dilation=self.dilation))
+            y = conv_bn(y, "3", out, kernel=1)
+        else:
+            y = nn.relu(conv_bn(x, "1", out, stride=self.stride, dilation=self.dilation))
+            y = conv_bn(y, "2", out)
+        if self.stride != 1 or x.shape[-1] != out:
+            x = conv_bn(x, "_shortcut", out, kernel=1, stride=self.stride)
+        return nn.relu(y + x)
+
+
+class ResNet(nn.Module):
+    """The four stages of a ResNet, without its pooling and classifier.
+
+    `last_stride` and `last_dilation` belong to the first block of stage 4, as in the reference.
+    `remat` recomputes each block's inside in the backward pass: less memory, about a third more
+    arithmetic. `axis_name` synchronises the statistics of all devices under that axis.
+    """
+
+    backbone: str = "resnet50"
+    last_stride: int = 1
+    last_dilation: int = 1
+    remat: bool = False
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Create the layers, named as in torchvision: conv1, bn1, layer1_0 ... layer4_2."""
+        bottleneck, depths = BACKBONES[self.backbone]
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        self.conv1 = Conv(64, 7, 2, **types)
+        self.bn1 = BatchNorm(axis_name=self.axis_name, **types)
+        for stage, depth in enumerate(depths, start=1):
+            stride = {1: 1, 2: 2, 3: 2, 4: self.last_stride}[stage]
+            dilation = self.last_dilation if stage == 4 else 1
+            blocks = [
+                block(
+                    64 * 2 ** (stage - 1),
+                    bottleneck,
+                    stride if i == 0 else 1,
+                    dilation if i == 0 else 1,
+                    axis_name=self.axis_name,
+                    **types,
+                )
+                for i in range(depth)
+            ]
+            setattr(self, f"layer{stage}", blocks)
+
+    def stem(
+        self, frames: Float[Array, "n h w 3"], mask: Bool[Array, " n"] | None, *, train: bool
+    ) -> Float[Array, "n h4 w4 64"]:
+        """Convolve 7x7, normalise, ReLU, pool: a quarter of the image's height and width."""
+        x = self.bn1(self.conv1(frames), mask, train=train)
+        return max_pool_3x3(nn.relu(x))
+
+    def stage(
+        self,
+        number: int,
+        x: Float[Array, "n h w c"],
+        mask: Bool[Array, " n"] | None,
+        *,
+        train: bool,
+    ) -> Float[Array, "n h2 w2 d"]:
+        """Apply stage `number` (1..4) to the output of the one before it."""
+        for block in getattr(self, f"layer{number}"):
+            x = block(x, mask, train)
+        return x
+
+    def __call__(
+        self, frames: Float[Array, "n h w 3"], mask: Bool[Array, " n"] | None = None, *, train: bool
+    ) -> tuple[Float[Array, "n h w c"], ...]:
+        """Return the maps of stages 1, 2, 3 and 4 of normalised `frames`."""
+        x = self.stem(frames, mask, train=train)
+        maps = []
+        for number in (1, 2, 3, 4):
+            x = self.stage(number, x, mask, train=train)
+            maps.append(x)
+        return tuple(maps)

@@ -1,0 +1,233 @@
+"""The whole model: packed frames in, one vector a tracklet and stripe out.
+
+Jiang et al., "Rethinking Temporal Fusion for Video-based Person Re-identification on Semantic and
+Time Aspect" (AAAI 2020), figure 2. Every part can be switched off by a field.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from stf_jax.models.fusion import (
+    Embedding,
+    IntraAttention,
+    RelationNetwork,
+    StageAttention,
+    fuse_frames,
+    normalise_over_time,
+    stripe_means,
+)
+from stf_jax.models.resnet import BACKBONES, ResNet
+
+
+@flax.struct.dataclass
+class TemporalFusionOutput:
+    """What the model says of B tracklets of T slots; S stripes, C channels, K classes, P stages."""
+
+    features: Float[Array, "b s c"]
+    logits: Float[Array, "b s k"] | None  # None without a classifier
+    intra_weights: Float[Array, "b t"] | None  # each sums to 1 over real frames; None if off
+    inter_weights: Float[Array, "b t"] | None
+    frame_weights: Float[Array, "b t"]
+    stage_features: Float[Array, "p b s c"]
+    stage_weights: Float[Array, "b p"]
+
+
+class TemporalFusionNet(nn.Module):
+    """Multi-stage temporal fusion of a ResNet's frame maps, weighted by attention over the frames.
+
+    Fields: `num_classes` identities of the classifier (0: none); `backbone` one of `BACKBONES`;
+    `last_stride`, `last_dilation` of stage 4; `stages` fused, a subset of (1, 2, 3, 4) in ascending
+    order; `num_stripes` S; `embed_dim` C; `frame_attention` a subset of ("intra", "inter"), their
+    mean is taken, () is the plain mean over real frames; `stage_attention` "mean" or "learned";
+    `relation_padding` "mask" (padded slots count for nothing) or "reference" (the relation sums run
+    over padded slots too, as published); `dtype` of the arithmetic, `param_dtype` of the weights;
+    `remat` to recompute instead of store; `axis_name` to synchronise BatchNorm over devices.
+
+    Raises ValueError, when first called, for a field outside these.
+    """
+
+    num_classes: int
+    backbone: str = "resnet50"
+    last_stride: int = 1
+    last_dilation: int = 1
+    stages: tuple[int, ...] = (2, 4)
+    num_stripes: int = 1
+    embed_dim: int = 4096
+    frame_attention: tuple[str, ...] = ("intra", "inter")
+    stage_attention: str = "mean"
+    relation_padding: str = "mask"
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: bool = False
+    axis_name: str | None = None
+
+    def _check_fields(self) -> None:
+        def need(good: bool, field: str, expected: str) -> None:
+            if not good:
+                raise ValueError(f"{field}={getattr(self, field)!r}: expected {expected}")
+
+        need(self.backbone in BACKBONES, "backbone", f"one of {', '.join(BACKBONES)}")
+        stages = tuple(self.stages)
+        ordered = tuple(sorted({s for s in stages if s in (1, 2, 3, 4)}))
+        need(bool(stages) and stages == ordered, "stages", "some of (1, 2, 3, 4), ascending")
+        attention = tuple(self.frame_attention)
+        known = len(set(attention)) == len(attention) and set(attention) <= {"intra", "inter"}
+        need(known, "frame_attention", 'a subset of ("intra", "inter")')
+        need(self.stage_attention in ("mean", "learned"), "stage_attention", "mean or learned")
+        need(self.relation_padding in ("mask", "reference"), "relation_padding", "mask, reference")
+        need(self.num_classes >= 0, "num_classes", "0 (no classifier) or more")
+        need(self.num_stripes >= 1, "num_stripes", "1 or more")
+        need(self.embed_dim >= 1, "embed_dim", "1 or more")
+        need(self.last_stride in (1, 2), "last_stride", "1 or 2")
+        need(self.last_dilation in (1, 2), "last_dilation", "1 or 2")
+
+    def setup(self) -> None:
+        """Create the parts; their names are the top-level parameter groups."""
+        self._check_fields()
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        synced = {"axis_name": self.axis_name, **types}
+        self.backbone_net = ResNet(
+            self.backbone,
+            self.last_stride,
+            self.last_dilation,
+            self.remat,
+            **synced,
+            name="backbone",
+        )
+        self.embedding = Embedding(self.num_stripes, self.embed_dim, **synced)
+        if "intra" in self.frame_attention:
+            self.intra_attention = IntraAttention(**synced)
+        if "inter" in self.frame_attention:
+            self.relation = RelationNetwork(**types)
+        if self.stage_attention == "learned":
+            self.stage_scorer = StageAttention(**types, name="stage_attention")
+        if self.num_classes:
+            self.classifier = Classifier(self.num_classes, self.num_stripes, **types)
+
+    def __call__(
+        self,
+        frames: Float[Array, "b t h w 3"],
+        mask: Bool[Array, "b t"] | None = None,
+        *,
+        train: bool = False,
+    ) -> TemporalFusionOutput:
+        """Apply to padded tracklets; the values of masked-out frames do not matter.
+
+        `frames` are normalised pixels, `mask` marks the real frames (None: all of them).
+        """
+        b, t = frames.shape[:2]
+        if mask is None:
+            mask = jnp.ones((b, t), bool)
+        if mask.shape != (b, t):
+            raise ValueError(f"mask has shape {mask.shape}, expected {(b, t)}, that of the frames")
+        owner = jnp.broadcast_to(jnp.arange(b)[:, None], (b, t))
+        tracklet = jnp.where(mask.astype(bool), owner, b).reshape(-1)
+        slot = jnp.broadcast_to(jnp.arange(t)[None, :], (b, t)).reshape(-1)
+        flat = frames.reshape(b * t, *frames.shape[2:])
+        return self.packed(flat, tracklet, slot, num_tracklets=b, num_slots=t, train=train)
+
+    def packed(
+        self,
+        frames: Float[Array, "m h w 3"],
+        tracklet: Int[Array, " m"],
+        slot: Int[Array, " m"],
+        *,
+        num_tracklets: int,
+        num_slots: int,
+        train: bool = False,
+    ) -> TemporalFusionOutput:
+        """Apply to packed frames.
+
+        Frame m is slot `slot[m]` (0..T-1) of tracklet `tracklet[m]` (0..B-1); `tracklet[m]` >= B
+        marks padding, which enters neither statistics nor results. No two real frames may share
+        a tracklet and a slot. A tracklet without frames gets a meaningless, finite feature.
+        """
+        b, t = num_tracklets, num_slots
+        real = tracklet < b
+        frames = jnp.where(real[:, None, None, None], frames, 0).astype(self.dtype)
+        maps = self.backbone_net(frames, real, train=train)
+
+        mask = jnp.zeros((b, t), bool).at[tracklet, slot].set(True, mode="drop")
+        weights, intra, inter = self._frame_weights(maps[3], tracklet, slot, mask, train)
+        tracklet_real = mask.any(1)
+        stage_features = jnp.stack(
+            [
+                self._stage_feature(p, maps[p - 1], weights, tracklet, slot, tracklet_real, train)
+                for p in self.stages
+            ]
+        )
+        if self.stage_attention == "learned":
+            stage_weights = self.stage_scorer(stage_features)
+        else:
+            wide = jnp.promote_types(self.dtype, jnp.float32)
+            stage_weights = jnp.full((b, len(self.stages)), 1 / len(self.stages), wide)
+        stage_features = stage_features.astype(stage_weights.dtype)
+        features = jnp.einsum("bp,pbsc->bsc", stage_weights, stage_features)
+        logits = self.classifier(features) if self.num_classes else None
+        return TemporalFusionOutput(
+            features, logits, intra, inter, weights, stage_features, stage_weights
+        )
+
+    def _frame_weights(self, maps, tracklet, slot, mask, train):
+        """Attention over the frames from the last stage's `maps`: mean, intra, inter [B, T]."""
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        intra = inter = None
+        if self.frame_attention:
+            real = tracklet < mask.shape[0]
+            # A padded slot's descriptor is e(0): one zero row more, kept out of the statistics.
+            pooled = stripe_means(maps, self.num_stripes)
+            pooled = jnp.concatenate([pooled, jnp.zeros_like(pooled[:1])])
+            rows = jnp.concatenate([real, jnp.zeros((1,), bool)])
+            x = self.embedding(pooled, rows, train=train)
+            x = x.reshape(x.shape[0], -1)
+            empty, x = x[-1], x[:-1]
+        if "intra" in self.frame_attention:
+            raw = self.intra_attention(x, real, train=train)
+            dense = jnp.zeros(mask.shape, wide).at[tracklet, slot].set(raw, mode="drop")
+            intra = normalise_over_time(dense, mask)
+        if "inter" in self.frame_attention:
+            dense = jnp.broadcast_to(empty[None, None, :], (*mask.shape, x.shape[-1]))
+            dense = dense.at[tracklet, slot].set(x, mode="drop")
+            counted = mask if self.relation_padding == "mask" else jnp.ones_like(mask)
+            inter = normalise_over_time(self.relation(dense, counted), mask)
+        chosen = [w for w in (intra, inter) if w is not None]
+        if not chosen:
+            chosen = [normalise_over_time(jnp.ones(mask.shape, wide), mask)]
+        return sum(chosen[1:], chosen[0]) / len(chosen), intra, inter
+
+    def _stage_feature(self, p, maps, weights, tracklet, slot, tracklet_real, train):
+        """`u_p = e(tail_p(M_p))`: fuse the maps of stage p, push them through the later stages."""
+        fused = fuse_frames(maps, weights, tracklet, slot)
+        for later in range(p + 1, 5):
+            fused = self.backbone_net.stage(later, fused, tracklet_real, train=train)
+        return self.embedding(stripe_means(fused, self.num_stripes), tracklet_real, train=train)
+
+
+class Classifier(nn.Module):
+    """One linear classifier a stripe, C -> K; weights normal with deviation 0.001, bias 0."""
+
+    num_classes: int
+    num_stripes: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b s c"]) -> Float[Array, "b s k"]:
+        """Logits of each stripe."""
+        return jnp.stack(
+            [
+                nn.Dense(
+                    self.num_classes,
+                    kernel_init=nn.initializers.normal(0.001),
+                    dtype=jnp.promote_types(self.dtype, jnp.float32),
+                    param_dtype=self.param_dtype,
+                    name=f"fc_{s}",
+                )(features[:, s])
+                for s in range(self.num_stripes)
+            ],
+            1,
+        )
