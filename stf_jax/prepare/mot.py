@@ -1,0 +1,283 @@
+"""Videos plus the track files of any tracker -> the layout: `python -m stf_jax.prepare mot`."""
+
+import argparse
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from stf_jax.errors import UserError
+from stf_jax.prepare.layout import image_name, write_partitions
+from stf_jax.prepare.mot_cut import CutRules, cut_tracklets
+from stf_jax.prepare.mot_split import (
+    TRAIN_RULES,
+    parse_numbers,
+    query_tracklets,
+    train_ids_by_rule,
+    train_ids_by_share,
+)
+from stf_jax.prepare.mot_summary import ROLES, Camera, Tracklets, summary, tracklet_table
+from stf_jax.prepare.mot_tracks import TrackFile, read_tracks
+from stf_jax.prepare.mot_write import (
+    claim_output,
+    images_present,
+    too_short,
+    write_images,
+    write_text,
+)
+from stf_jax.prepare.video import Video, open_video
+
+DESCRIPTION = """\
+Cuts people out of videos along the tracks of any tracker, into this project's layout.
+
+A camera is NUMBER:VIDEO:TRACKS, where VIDEO is a file or a folder of frames and TRACKS a
+MOT-challenge file: frame,id,left,top,width,height[,confidence[,class[,visibility]]] or the
+ten-column form, separated by commas or white space. An id is one person over all cameras;
+where trackers numbered each camera for itself, use --unlabelled.
+
+A track is cut where more than --max-gap frames are missing, then into equal parts of at most
+--max-length boxes. Boxes that a filter drops give no picture, but do not cut the track.
+"""
+EPILOG = """\
+example, two cameras, odd identities train, camera 2 queries:
+  python -m stf_jax.prepare mot --camera 1:hall.mp4:hall.txt --camera 2:door.mp4:door.txt \\
+      --train-rule odd --query-cameras 2 --stride 2 --max-length 40 --output data/building
+
+example, unknown people in three cameras, to search for those that camera 1 saw:
+  python -m stf_jax.prepare mot --unlabelled --query-cameras 1 --output data/night \\
+      --camera 1:a.mp4:a.txt --camera 2:b.mp4:b.txt --camera 3:c_frames:c.txt
+
+Run again after an interruption, the same command goes on where it was. Beside the images and
+partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `prepare mot` to a parser."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--camera", action="append", required=True, metavar="NUMBER:VIDEO:TRACKS", dest="cameras")
+    add("--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")
+    add("--first-frame", type=int, choices=(0, 1), default=1, help="in TRACKS (default 1)")
+
+    split = parser.add_argument_group("split (one of the first four is required)")
+    which = split.add_mutually_exclusive_group(required=True)
+    which.add_argument("--train-ids", metavar="LIST|FILE", help="such as 1,3,5-9; others test")
+    which.add_argument("--train-rule", choices=TRAIN_RULES, help="ids that train; others test")
+    which.add_argument("--train-fraction", type=float, metavar="SHARE", help="drawn with --seed")
+    which.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="ids mean nothing across cameras: each (camera, id) becomes an identity of its own; "
+        "test set only, which can be searched and looked at but not scored",
+    )
+    split.add_argument("--seed", type=int, default=0, help="of --train-fraction (default 0)")
+    split.add_argument(
+        "--query-cameras",
+        metavar="LIST",
+        help="cameras whose test tracklets are queries if another camera has the person "
+        "(default: the lowest number; with --unlabelled: none, a gallery only)",
+    )
+
+    rules = CutRules()
+    cut = parser.add_argument_group("cutting")
+    add = cut.add_argument
+    gap = "missing frames bridged within a tracklet (default %(default)s)"
+    add("--max-gap", type=int, default=rules.max_gap, metavar="FRAMES", help=gap)
+    length = "of a tracklet, before the stride; 0: any (default %(default)s)"
+    add("--max-length", type=int, default=rules.max_length, metavar="BOXES", help=length)
+    stride = "every N-th usable box gives a picture (default %(default)s)"
+    add("--stride", type=int, default=rules.stride, metavar="N", help=stride)
+    add("--ext", choices=("png", "jpg"), default="png", help="of the images (default png)")
+
+    drop = parser.add_argument_group("dropping (counted by reason)")
+    add = drop.add_argument
+    add("--classes", metavar="LIST", help="classes of TRACKS that are people")
+    add("--min-length", type=int, default=rules.min_length, metavar="PICTURES")
+    add("--min-height", type=float, default=rules.min_height, metavar="PIXELS")
+    add("--min-width", type=float, default=rules.min_width, metavar="PIXELS")
+    add("--min-confidence", type=float, metavar="C")
+    add("--min-visibility", type=float, metavar="SHARE", help="ground truth only")
+    inside = "of the box's area in the picture (default %(default)s)"
+    add("--min-inside", type=float, default=rules.min_inside, metavar="SHARE", help=inside)
+    unseen = "boxes with exactly this confidence were interpolated, not seen"
+    add("--interpolated-confidence", type=float, metavar="C", help=unseen)
+
+
+def _rules(args: argparse.Namespace) -> CutRules:
+    for name, least in (("max_gap", 0), ("max_length", 0), ("stride", 1), ("min_length", 1)):
+        value = getattr(args, name)
+        if value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected {least} or more")
+    classes = None if args.classes is None else tuple(parse_numbers(args.classes, "--classes"))
+    fields = [f.name for f in dataclasses.fields(CutRules) if f.name != "classes"]
+    return CutRules(classes=classes, **{name: getattr(args, name) for name in fields})
+
+
+def _parse_camera(text: str) -> tuple[int, Path, Path]:
+    """NUMBER:VIDEO:TRACKS; paths with colons are understood where the files exist."""
+    number, _, rest = text.partition(":")
+    if not number.isdecimal() or ":" not in rest:
+        raise UserError(f"--camera {text}: expected NUMBER:VIDEO:TRACKS, such as 1:a.mp4:a.txt")
+    colons = [place for place, letter in enumerate(rest) if letter == ":"]
+    choices = [(Path(rest[:place]), Path(rest[place + 1 :])) for place in colons]
+    present = [pair for pair in choices if pair[0].exists() and pair[1].is_file()]
+    return int(number), *(present or choices)[-1]
+
+
+def _in_folder_numbers(video: Video, tracks: TrackFile) -> TrackFile:
+    """A folder that starts at frame 100, say, is meant by its own numbers."""
+    if video.first_number <= 1:
+        return tracks
+    shift = video.first_number - tracks.first_frame
+    if tracks.frames.min() < shift:
+        raise UserError(
+            f"{tracks.path}: has frame {tracks.frames.min() + tracks.first_frame}, but "
+            f"{video.path} starts at {video.pictures[0].name}; number both alike"
+        )
+    return dataclasses.replace(tracks, frames=tracks.frames - shift, first_frame=video.first_number)
+
+
+def _read_cameras(args: argparse.Namespace, rules: CutRules) -> list[Camera]:
+    cameras: dict[int, Camera] = {}
+    for text in args.cameras:
+        number, video_path, tracks_path = _parse_camera(text)
+        if number in cameras:
+            raise UserError(f"--camera {text}: camera {number} is given twice")
+        tracks = read_tracks(tracks_path, first_frame=args.first_frame)
+        video = open_video(video_path)
+        tracks = _in_folder_numbers(video, tracks)
+        if video.pictures and tracks.frames.max() >= len(video.pictures):
+            raise too_short(video, tracks, len(video.pictures))
+        cut = cut_tracklets(tracks, rules, width=video.width, height=video.height)
+        cameras[number] = Camera(number, video, tracks, cut)
+    return [cameras[number] for number in sorted(cameras)]
+
+
+def _train_tracklets(args: argparse.Namespace, person_ids: np.ndarray) -> Bool[np.ndarray, " n"]:
+    ids = {int(person) for person in person_ids}
+    if args.unlabelled:
+        chosen = set()
+    elif args.train_ids is not None:
+        chosen = set(parse_numbers(args.train_ids, "--train-ids"))
+        missing = sorted(chosen - ids)
+        if missing:
+            raise UserError(
+                f"--train-ids {args.train_ids}: no tracklet of id "
+                f"{', '.join(map(str, missing[:10]))}{' ...' if len(missing) > 10 else ''}; "
+                f"ids from {min(ids)} to {max(ids)} are there ({len(ids)} in all)"
+            )
+    elif args.train_rule is not None:
+        chosen = train_ids_by_rule(ids, args.train_rule)
+    else:
+        chosen = train_ids_by_share(ids, args.train_fraction, args.seed)
+    return np.isin(person_ids, sorted(chosen))
+
+
+def _query_cameras(args: argparse.Namespace, numbers: list[int]) -> list[int]:
+    if args.query_cameras is None:
+        return [] if args.unlabelled else numbers[:1]
+    wanted = parse_numbers(args.query_cameras, "--query-cameras")
+    missing = [number for number in wanted if number not in numbers]
+    if missing:
+        raise UserError(
+            f"--query-cameras {args.query_cameras}: no camera {missing[0]}; given are "
+            f"{', '.join(map(str, numbers))}"
+        )
+    return wanted
+
+
+def _assign(args: argparse.Namespace, cameras: list[Camera], digits: int) -> Tracklets:
+    """Identities, tracks, roles and image names of all tracklets."""
+    numbers = np.concatenate([np.full(len(c.cut.source_ids), c.number) for c in cameras])
+    source_ids = np.concatenate([c.cut.source_ids for c in cameras])
+    tracks = np.concatenate([np.arange(1, len(c.cut.source_ids) + 1) for c in cameras])
+    person_ids = source_ids
+    if args.unlabelled:
+        pairs = np.stack([numbers, source_ids], axis=1)
+        person_ids = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1) + 1
+    trains = _train_tracklets(args, person_ids)
+    wanted = _query_cameras(args, [c.number for c in cameras])
+    roles = np.where(trains, ROLES.index("train"), ROLES.index("gallery"))
+    tests = np.flatnonzero(~trains)
+    queries = query_tracklets(
+        person_ids[tests], numbers[tests], wanted, need_match=not args.unlabelled
+    )
+    roles[tests[queries]] = ROLES.index("query")
+    lengths = np.concatenate([np.diff(c.cut.offsets) for c in cameras])
+    names = tuple(
+        tuple(
+            image_name(int(i), int(c), int(t), k, camera_digits=digits, ext=args.ext)
+            for k in range(length)
+        )
+        for i, c, t, length in zip(person_ids, numbers, tracks, lengths, strict=True)
+    )
+    return Tracklets(person_ids, numbers, tracks, roles, names)
+
+
+def _source_summary(camera: Camera) -> dict[str, object]:
+    """What must not change between two runs into one folder; paths may, so they are left out."""
+    video = camera.video
+    if video.pictures:
+        listing = "\n".join(path.name for path in video.pictures).encode()
+        size: object = hashlib.sha256(listing).hexdigest()
+    else:
+        size = video.path.stat().st_size
+    return {
+        "camera": camera.number,
+        "video": video.path.name,
+        "video_bytes_or_listing": size,
+        "tracks_sha256": hashlib.sha256(camera.tracks.path.read_bytes()).hexdigest(),
+    }
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs `prepare mot`: reads, cuts, crops, writes the layout and prints a summary.
+
+    Every input is read and checked before anything is written, except that a video's length is
+    known only once it has been decoded. The images are written one by one, each whole or not at
+    all; partitions.pkl comes last, so a folder without it is not complete.
+
+    Raises:
+        UserError: bad input, or an output folder that belongs to something else.
+    """
+    rules = _rules(args)
+    cameras = _read_cameras(args, rules)
+    digits = len(str(max(camera.number for camera in cameras)))
+    tracklets = _assign(args, cameras, digits)
+    receipt = {
+        "source": "mot",
+        "cameras": [_source_summary(camera) for camera in cameras],
+        "first_frame": args.first_frame,
+        "unlabelled": args.unlabelled,
+        "ext": args.ext,
+        "split": hashlib.sha256(tracklets.roles.astype("<i8").tobytes()).hexdigest(),
+        **dataclasses.asdict(rules),
+        "classes": None if rules.classes is None else list(rules.classes),
+    }
+    claim_output(args.output, receipt)
+    folder = args.output / "images"
+    folder.mkdir(exist_ok=True)
+    present = images_present(folder)
+    names = [name for group in tracklets.names for name in group]
+    if not present.issuperset(names):
+        (args.output / "partitions.pkl").unlink(missing_ok=True)
+    start = 0
+    for camera in cameras:
+        stop = start + int(camera.cut.offsets[-1])
+        write_images(camera, names[start:stop], present, folder)
+        start = stop
+    write_text(args.output / "tracklets.csv", tracklet_table(cameras, tracklets))
+    by_role: dict[str, list[str]] = {role: [] for role in ROLES}
+    for role, group in zip(tracklets.roles, tracklets.names, strict=True):
+        by_role[ROLES[role]].extend(group)
+    test = by_role["query"] + by_role["gallery"]
+    marks = [0] * len(by_role["query"]) + [1] * len(by_role["gallery"])
+    write_partitions(
+        args.output, trainval=by_role["train"], test=test, test_marks=marks, camera_digits=digits
+    )
+    print(summary(cameras, tracklets, args.unlabelled))
+    print(f"written: {args.output}")

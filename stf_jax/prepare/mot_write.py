@@ -1,0 +1,113 @@
+"""Writing crops so that an interrupted run goes on, and nothing half-written looks whole."""
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from stf_jax.errors import UserError
+from stf_jax.prepare.mot_summary import Camera
+from stf_jax.prepare.mot_tracks import TrackFile
+from stf_jax.prepare.video import Video, read_frames
+
+RECEIPT = "prepare_mot.json"
+
+
+def too_short(video: Video, tracks: TrackFile, num_frames: int) -> UserError:
+    """The error for a video of fewer frames than its tracks need."""
+    return UserError(
+        f"{video.path}: has {num_frames} frames, but {tracks.path} needs "
+        f"{tracks.frames.max() + 1} (its last frame is "
+        f"{tracks.frames.max() + tracks.first_frame}, counted from {tracks.first_frame}); "
+        "give the video the tracks were made from, and check --first-frame"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", newline="")
+    os.replace(part, path)
+
+
+def claim_output(root: Path, receipt: dict[str, object]) -> None:
+    """Takes a new or empty folder, or one that this very command began; refuses any other."""
+    path = root / RECEIPT
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: is not a folder")
+    if root.exists() and any(child.name != RECEIPT + ".part" for child in root.iterdir()):
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(
+                f"{root}: is not empty and was not begun by this command; give a new folder"
+            ) from None
+        changed = sorted(key for key in {*before, *receipt} if before.get(key) != receipt.get(key))
+        if changed:
+            raise UserError(
+                f"{root}: was begun with other input or options ({', '.join(changed)}); "
+                "give a new folder, or remove this one"
+            )
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(receipt, indent=1, sort_keys=True) + "\n")
+
+
+def images_present(folder: Path) -> set[str]:
+    """Names of whole images; what an interrupted run left half-written is removed."""
+    present = set()
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".part"):
+            os.unlink(entry.path)
+        elif entry.stat().st_size:
+            present.add(entry.name)
+    return present
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    if path.suffix == ".png":
+        Image.fromarray(pixels).save(part, format="PNG")
+    else:
+        Image.fromarray(pixels).save(part, format="JPEG", quality=95)
+    os.replace(part, path)
+
+
+def write_images(
+    camera: Camera, names: Sequence[str], present: Collection[str], folder: Path
+) -> None:
+    """Writes the crops of one camera in one pass over its video, holding one frame at a time.
+
+    Args:
+        camera: with its cut; crop k becomes image `names[k]`.
+        names: file names, one a crop.
+        present: names of images that are there already; skipped.
+        folder: of the images.
+
+    Raises:
+        UserError: a video that ends before its tracks do, or does not decode.
+    """
+    cut = camera.cut
+    rows = np.array([row for row, name in enumerate(names) if name not in present], np.int64)
+    if not len(rows):
+        return
+    rows = rows[np.argsort(cut.frames[rows], kind="stable")]
+    # To the last frame of the tracks, also where it gives no picture, to know that it is there.
+    last = int(camera.tracks.frames.max())
+    place, num_frames = 0, 0
+    frames = read_frames(camera.video, np.unique(np.append(cut.frames[rows], last)))
+    bar = tqdm(frames, total=last + 1, desc=f"camera {camera.number}", unit="frame", disable=None)
+    for number, pixels in bar:
+        num_frames = number + 1
+        while place < len(rows) and cut.frames[rows[place]] == number:
+            assert pixels is not None
+            left, top, right, bottom = cut.crops[rows[place]]
+            crop = np.ascontiguousarray(pixels[top:bottom, left:right])
+            _save(crop, folder / names[int(rows[place])])
+            place += 1
+    if num_frames <= last:
+        raise too_short(camera.video, camera.tracks, num_frames)
