@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from stf_jax.data.checks import Findings
+from stf_jax.data.partitions import tables
 from stf_jax.errors import UserError
 
 EXTENSIONS = ("png", "jpg", "jpeg")
@@ -97,7 +99,8 @@ def write_partitions(
     A subset that is empty or None is left out of the file.
 
     Raises:
-        UserError: nothing to write, marks that do not fit their names, a name without a person.
+        UserError: nothing to write, or a file that `load_layout` would refuse; nothing is
+            written then. Whether the images exist is not looked at.
     """
     path = Path(root) / filename
     values: dict[str, object] = {}
@@ -119,6 +122,10 @@ def write_partitions(
         raise UserError(f"{path}: no images at all; nothing was written")
     if camera_digits != 1:
         values["camera_digits"] = int(camera_digits)
+    findings = Findings(path)
+    tables(values, path.parent / "images", findings)
+    if findings.errors:
+        raise UserError("\n".join(findings.errors))
 
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
