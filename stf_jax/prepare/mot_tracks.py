@@ -147,8 +147,8 @@ def _classes_and_visibilities(table: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Columns 8 and 9 where they hold a class and a visibility.
 
     Ten columns are ambiguous: three world coordinates (filled with -1 in two dimensions), or an
-    annotation with one column more. Only the second has whole, non-negative numbers followed by
-    shares of one throughout.
+    annotation with one column more. Only the second has whole numbers followed by shares of one
+    throughout.
     """
     count, columns = table.shape
     classes, visibilities = np.full(count, -1, np.int64), np.full(count, np.nan)
@@ -158,7 +158,7 @@ def _classes_and_visibilities(table: np.ndarray) -> tuple[np.ndarray, np.ndarray
     ninth = table[:, 8] if columns > 8 else visibilities
     is_class = bool(np.all(eighth == np.floor(eighth)) and np.any(eighth >= 0))
     is_share = columns > 8 and bool(np.all((ninth >= 0) & (ninth <= 1)))
-    if is_class and (columns < 10 or (is_share and eighth.min() >= 0)):
+    if is_class and (columns < 10 or is_share):
         classes = eighth.astype(np.int64)
         if is_share:
             visibilities = ninth

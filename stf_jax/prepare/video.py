@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -76,7 +77,7 @@ def _decode(path: Path) -> Generator[av.VideoFrame, None, None]:
             for frame in container.decode(stream):
                 yield frame
                 number += 1
-    except av.error.FFmpegError as error:
+    except FFmpegError as error:
         raise UserError(f"{path}: cannot be decoded after {number} frames ({error})") from None
 
 
