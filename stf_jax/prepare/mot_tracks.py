@@ -1,5 +1,6 @@
 """Reading MOT-challenge track files, in the dialects that trackers and annotation tools write."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def _number(field: str) -> float | None:
         value = float(field)
     except ValueError:
         return None
-    return value if np.isfinite(value) else None
+    return value if math.isfinite(value) else None
 
 
 def _raise_findings(findings: list[str]) -> None:
