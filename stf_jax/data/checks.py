@@ -161,7 +161,8 @@ def check_cameras(
     ):
         findings.note(
             f"{subset}: camera and track have {second_widths.min()} to {widest} digits and the "
-            f"longest have zero-padded tracks; read as cameras {examples(seen.tolist(), 12)}; {mend}"
+            f"longest have zero-padded tracks; read as cameras ({examples(seen.tolist(), 12)}); "
+            f"{mend}"
         )
     elif seen.max(initial=2) <= 1 and 0 in seen and track_width > 1 and np.any(leading != 0):
         findings.note(

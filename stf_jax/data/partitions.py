@@ -51,7 +51,7 @@ def read_partitions(path: str | os.PathLike[str]) -> dict[str, Any]:
             plain data (see `stf_jax.data.safe_pickle`).
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         others = sorted(other.name for other in path.parent.glob("*.pkl"))
         mend = (
             f"there are {', '.join(others[:12])}: name one of these"
@@ -129,7 +129,7 @@ def tables(
     there = [subset for subset in needed if keys[subset] in values]
     lacking = [keys[subset] for subset in needed if subset not in there]
     if lacking and (subsets is not None or not there):
-        found = ", ".join(sorted(values)[:20]) or "none"
+        found = ", ".join(map(shown, sorted(values)[:20])) or "none"
         findings.error(
             f"no {' or '.join(lacking)}; keys found: {found}; prepare the layout with these "
             "subsets or ask for others"

@@ -10,6 +10,7 @@ file asks for. Reading 1.2 million names takes it one to two seconds.
 """
 
 import codecs
+import io
 import math
 import os
 import pickle
@@ -26,6 +27,11 @@ _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[SUa][0-9]{1,4}|O[48]?")
 
 class _RefusedError(Exception):
     """Something a partitions file has no business holding; the message names it."""
+
+
+def _line(text: str) -> str:
+    """Foreign text for a message: one short line."""
+    return "".join(character if character.isprintable() else "?" for character in text[:160])
 
 
 class _Dtype:
@@ -132,6 +138,16 @@ for _module in ("numpy.core", "numpy._core"):  # before and since numpy 2
     _ADMITTED[f"{_module}.numeric", "_frombuffer"] = _frombuffer
 
 
+class _WholeLines(io.BufferedReader):
+    """Tells a name cut off at the end of a truncated file from a shorter name."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        if not line.endswith(b"\n"):
+            raise EOFError("cut off within a line")
+        return line
+
+
 class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
@@ -139,7 +155,7 @@ class _Unpickler(pickle._Unpickler):
         try:
             return _ADMITTED[module, name]
         except KeyError:
-            raise _RefusedError(f"{module}.{name}"[:200]) from None
+            raise _RefusedError(_line(f"{module}.{name}")) from None
 
     def load_build(self) -> None:
         """Sets state on arrays and element types alone: never on an admitted function or class."""
@@ -165,7 +181,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with _WholeLines(io.FileIO(path)) as file:
             return _Unpickler(file, encoding="latin-1").load()
     except _RefusedError as error:
         raise UserError(
@@ -178,8 +194,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
         ) from None
     except Exception as error:
         # A corrupt stream can fail in any way at all, and all of them mean the same.
-        detail = " ".join(str(error).split())
         raise UserError(
-            f"{path}: not a whole pickle ({type(error).__name__}: {detail:.100}); "
+            f"{path}: not a whole pickle ({type(error).__name__}: {_line(str(error))}); "
             "copy the file again or write it again"
         ) from None

@@ -19,7 +19,7 @@ from stf_jax.data.checks import (
     read_marks,
     shown,
 )
-from stf_jax.data.names import names_array, parse_names
+from stf_jax.data.names import ParsedNames, names_array, parse_names
 
 TRAINING_SUBSETS = ("train", "trainval")
 
@@ -81,40 +81,21 @@ def build_table(
         image_dir: folder that the names are relative to.
         findings: takes all that is odd. After an error the table holds what could be read.
     """
-    parsed = parse_names(names_array(values), camera_digits)
-    bad = parsed.names[~parsed.parsed]
-    if len(bad):
-        findings.error(
-            f"{subset}_im_names: {len(bad)} of {len(values)} names do not parse "
-            f"({examples(bad.tolist())}); expected <person>_<camera><track>_<offset>.png, .jpg or "
-            f".jpeg, all numbers{_camera_hint(camera_digits)}; rename these images"
-        )
+    parsed = _parse(subset, values, camera_digits, findings)
     keys = (parsed.person_ids, parsed.cameras, parsed.tracks, parsed.offsets)
     order = np.lexsort(keys[::-1])
     order = order[parsed.parsed[order]]
-    names, widths = parsed.names[order], parsed.widths[order]
-    person_ids, cameras, tracks, frames = (key[order] for key in keys)
-    changes = np.stack([person_ids, cameras, tracks])
+    names = parsed.names[order]
+    numbers = np.stack([key[order] for key in keys])
     is_first = np.ones(len(order), bool)
-    is_first[1:] = np.any(changes[:, 1:] != changes[:, :-1], axis=0)
+    is_first[1:] = np.any(numbers[:3, 1:] != numbers[:3, :-1], axis=0)
     first = np.flatnonzero(is_first)
+    which = np.cumsum(is_first) - 1  # the tracklet of each frame
+    person_ids, cameras, tracks = numbers[:3, first]
+    widths = parsed.widths[order]
 
-    twice = np.flatnonzero(~is_first[1:] & (frames[1:] == frames[:-1]))
-    if len(twice):
-        what = " and ".join(sorted({shown(names[twice[0]]), shown(names[twice[0] + 1])}))
-        findings.error(
-            f"{subset}_im_names: {len(twice)} of {len(names)} images are duplicates: the same "
-            f"person, camera, track and offset (e.g. {what}); keep one of each"
-        )
-    which = np.cumsum(is_first) - 1
-    respelt = np.unique(which[np.any(widths != widths[first][which], axis=1)])
-    if len(respelt):
-        example = shown(names[first[respelt[0]]])
-        findings.error(
-            f"{subset}_im_names: {len(respelt)} tracklets have their first two substrings spelt "
-            f"with different numbers of digits (e.g. that of {example}); spell them alike, or give "
-            "different tracks different numbers"
-        )
+    repeats = np.flatnonzero(~is_first[1:] & (numbers[3, 1:] == numbers[3, :-1]))
+    _check_frames(subset, names, repeats, which, first, widths, findings)
     marks = np.full(len(first), NO_MARK, np.int8)
     labels = np.full(len(first), -1, np.int64)
     if subset in TRAINING_SUBSETS:
@@ -122,39 +103,84 @@ def build_table(
         if key not in partitions:
             findings.error(f"no {key} beside {subset}_im_names; add the map of labels")
         elif (label_map := read_label_map(partitions[key], key, findings)) is not None:
-            labels = label_identities(person_ids[first], label_map, subset, findings)
+            labels = label_identities(person_ids, label_map, subset, findings)
     else:
         frame_marks = _frame_marks(subset, partitions, len(values), findings)
         if frame_marks is not None:
-            frame_marks = frame_marks[order]
-            marks = frame_marks[first]
-            mixed = np.unique(which[frame_marks != marks[which]])
-            if len(mixed):
-                example = shown(names[first[mixed[0]]])
-                kinds = np.unique(frame_marks[which == mixed[0]]).tolist()
-                findings.error(
-                    f"{subset}_marks: {len(mixed)} of {len(first)} tracklets have images with "
-                    f"different marks (e.g. that of {example}: {kinds}); mark a tracklet's images alike"
-                )
-            check_ranking(person_ids[first], cameras[first], marks, subset, findings)
+            marks = _tracklet_marks(subset, names, frame_marks[order], which, first, findings)
+            check_ranking(person_ids, cameras, marks, subset, findings)
     if len(first):
-        check_cameras(
-            widths[first, 1], cameras[first], tracks[first], camera_digits, subset, findings
-        )
+        check_cameras(widths[first, 1], cameras, tracks, camera_digits, subset, findings)
     return TrackletTable(
         image_dir=image_dir,
         names=names,
-        offsets=np.append(first, len(names)),
-        person_ids=person_ids[first],
-        cameras=cameras[first],
-        tracks=tracks[first],
+        offsets=np.append(first, len(names)).astype(np.int64),
+        person_ids=person_ids,
+        cameras=cameras,
+        tracks=tracks,
         marks=marks,
         labels=labels,
     )
 
 
-def _camera_hint(camera_digits: int) -> str:
-    return "" if camera_digits == 1 else f" (the camera has {camera_digits} digits)"
+def _parse(
+    subset: str, values: Sequence[object], camera_digits: int, findings: Findings
+) -> ParsedNames:
+    parsed = parse_names(names_array(values), camera_digits)
+    bad = parsed.names[~parsed.parsed]
+    if len(bad):
+        camera = "" if camera_digits == 1 else f" (the camera has {camera_digits} digits)"
+        findings.error(
+            f"{subset}_im_names: {len(bad)} of {len(values)} names do not parse "
+            f"({examples(bad.tolist())}); expected <person>_<camera><track>_<offset>.png, .jpg or "
+            f".jpeg, all numbers{camera}; rename these images"
+        )
+    return parsed
+
+
+def _check_frames(
+    subset: str,
+    names: np.ndarray,
+    repeats: Int64[np.ndarray, " r"],
+    which: Int64[np.ndarray, " f"],
+    first: Int64[np.ndarray, " n"],
+    widths: Int64[np.ndarray, "f 2"],
+    findings: Findings,
+) -> None:
+    if len(repeats):
+        pair = {shown(names[repeats[0]]), shown(names[repeats[0] + 1])}
+        findings.error(
+            f"{subset}_im_names: {len(repeats)} of {len(names)} images are duplicates: the same "
+            f"person, camera, track and offset (e.g. {' and '.join(sorted(pair))}); keep one of "
+            "each"
+        )
+    respelt = np.unique(which[np.any(widths != widths[first][which], axis=1)])
+    if len(respelt):
+        findings.error(
+            f"{subset}_im_names: {len(respelt)} of {len(first)} tracklets have their first two "
+            "substrings spelt with different numbers of digits (e.g. that of "
+            f"{shown(names[first[respelt[0]]])}); spell them alike, or number the tracks apart"
+        )
+
+
+def _tracklet_marks(
+    subset: str,
+    names: np.ndarray,
+    frame_marks: Int8[np.ndarray, " f"],
+    which: Int64[np.ndarray, " f"],
+    first: Int64[np.ndarray, " n"],
+    findings: Findings,
+) -> Int8[np.ndarray, " n"]:
+    marks = frame_marks[first]
+    mixed = np.unique(which[frame_marks != marks[which]])
+    if len(mixed):
+        kinds = np.unique(frame_marks[which == mixed[0]]).tolist()
+        findings.error(
+            f"{subset}_marks: {len(mixed)} of {len(first)} tracklets have images with different "
+            f"marks (e.g. that of {shown(names[first[mixed[0]]])}: {kinds}); mark the images of a "
+            "tracklet alike"
+        )
+    return marks
 
 
 def _frame_marks(
