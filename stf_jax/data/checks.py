@@ -164,10 +164,10 @@ def check_cameras(
             f"longest have zero-padded tracks; read as cameras ({examples(seen.tolist(), 12)}); "
             f"{mend}"
         )
-    elif seen.max(initial=2) <= 1 and 0 in seen and track_width > 1 and np.any(leading != 0):
+    elif seen.max() <= 1 and 0 in seen and track_width > 1 and np.any(leading != 0):
         findings.note(
-            f"{subset}: all cameras are 0 or 1 and no track number is padded "
-            f"(tracks up to {tracks.max()}); {mend}"
+            f"{subset}: all cameras are 0 or 1 and track numbers fill all "
+            f"their digits (up to {tracks.max()}); {mend}"
         )
 
 

@@ -65,8 +65,8 @@ def test_round_trip(tmp_path_factory, parts):
     names, marks = {}, {}
     for part, tracklets in parts.items():
         names[part] = [
-            image_name(*key, offset, camera_digits=2)
-            for key, (length, _) in tracklets.items()
+            image_name(person, camera, track, offset, camera_digits=2)
+            for (person, camera, track), (length, _) in tracklets.items()
             for offset in range(length)
         ]
         marks[part] = [mark for length, mark in tracklets.values() for _ in range(length)]
