@@ -65,7 +65,10 @@ class TemporalFusionNet(nn.Module):
     remat: bool = False
     axis_name: str | None = None
 
-    def _check_fields(self) -> None:
+    @nn.nowrap
+    def check_fields(self) -> None:
+        """Raise ValueError, naming the field, its value and what was expected."""
+
         def need(good: bool, field: str, expected: str) -> None:
             if not good:
                 raise ValueError(f"{field}={getattr(self, field)!r}: expected {expected}")
@@ -87,7 +90,7 @@ class TemporalFusionNet(nn.Module):
 
     def setup(self) -> None:
         """Create the parts; their names are the top-level parameter groups."""
-        self._check_fields()
+        self.check_fields()
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         synced = {"axis_name": self.axis_name, **types}
         self.backbone_net = ResNet(

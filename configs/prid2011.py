@@ -1,0 +1,17 @@
+"""PRID2011: 178 people seen by both cameras, ten splits of 89/89; means over the splits.
+
+Train on each of partitions_00.pkl ... partitions_09.pkl: set `data.partitions`. The schedule is
+stretched as in `ilids_vid.py`, for the same reason.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from stf_jax.config import load_config
+
+
+def get_config() -> ConfigDict:
+    config = load_config(Path(__file__).with_name("ilids_vid.py"))
+    config.data.root = "data/prid2011"
+    return config

@@ -1,0 +1,155 @@
+"""One vector a tracklet: every frame, in chunks, through the model, counted.
+
+method.md's test-time rule: all frames in order in chunks; a chunk's feature is the concatenation
+over stripes; a tracklet's is the mean of its chunks' divided by its L2 norm.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from stf_jax.data.augment import normalise
+from stf_jax.data.sampling import Plan
+from stf_jax.models import TemporalFusionNet
+
+
+@dataclass(frozen=True)
+class TrackletFeatures:
+    """Features of N tracklets and the weights of their F frames (in table order).
+
+    `features` [N, D] float32, unit length; a tracklet without any readable frame is all zero.
+    Frame weights sum to 1 over a chunk; NaN where that attention is off or the frame was skipped.
+    """
+
+    features: np.ndarray
+    frame_weights: np.ndarray
+    intra_weights: np.ndarray
+    inter_weights: np.ndarray
+    num_frames: np.ndarray  # [N] int64, frames that entered the feature
+
+
+def extract_step(
+    variables: Any,
+    batch: Mapping[str, Array],
+    *,
+    model: TemporalFusionNet,
+    num_slots: int,
+    flip: bool,
+) -> dict[str, Array]:
+    """Return chunk features [B, S*C] and frame weights [B, T] of one device's packed batch.
+
+    With `flip` the feature is the mean of the frames' and their mirror images'; the weights are
+    those of the frames as they are.
+    """
+    frames = normalise(batch["images"], dtype=model.dtype)
+
+    def apply(frames):
+        return model.apply(
+            variables,
+            frames,
+            batch["tracklet"],
+            batch["slot"],
+            num_tracklets=batch["labels"].shape[0],
+            num_slots=num_slots,
+            train=False,
+            method="packed",
+        )
+
+    output = apply(frames)
+    features = output.features
+    if flip:
+        features = (features + apply(frames[:, :, ::-1]).features) / 2
+    nothing = jnp.full(output.frame_weights.shape, jnp.nan, output.frame_weights.dtype)
+    return {
+        "features": features.reshape(features.shape[0], -1).astype(jnp.float32),
+        "frame_weights": output.frame_weights,
+        "intra_weights": nothing if output.intra_weights is None else output.intra_weights,
+        "inter_weights": nothing if output.inter_weights is None else output.inter_weights,
+    }
+
+
+def parallel_extract_step(
+    model: TemporalFusionNet, *, num_slots: int, flip: bool = False
+) -> Callable[[Any, Mapping[str, Any]], dict[str, Array]]:
+    """Return `extract_step` over all local devices: (variables, batch with a device axis)."""
+    step = functools.partial(extract_step, model=model, num_slots=num_slots, flip=flip)
+    return jax.pmap(step, in_axes=(None, 0))
+
+
+def extract_features(
+    step: Callable[[Any, Mapping[str, Any]], dict[str, Array]],
+    variables: Any,
+    batches: Iterable[Mapping[str, Any]],
+    plan: Plan,
+    num_tracklets: int,
+    num_frames: int,
+    *,
+    weighting: str = "mean",
+    progress: Callable[[int], None] | None = None,
+) -> TrackletFeatures:
+    """Run `step` over `batches` of `plan` and gather a feature for each of N tracklets.
+
+    `weighting` is "mean" (every chunk counts the same, as published) or "frames" (a chunk counts
+    by its frames). `progress` is told the real frames of each batch. Host memory is one vector a
+    tracklet, however long the tracklets. Raises RuntimeError if a planned frame was not seen.
+    """
+    if weighting not in ("mean", "frames"):
+        raise ValueError(f"weighting={weighting!r}: expected 'mean' or 'frames'")
+    sums: np.ndarray | None = None
+    totals = np.zeros(num_tracklets)
+    seen = np.zeros(num_tracklets, np.int64)
+    weights = {
+        name: np.full(num_frames, np.nan, np.float32)
+        for name in ("frame_weights", "intra_weights", "inter_weights")
+    }
+    count = 0
+
+    def gather(s: int, batch: Mapping[str, Any], output: dict[str, Array]) -> None:
+        nonlocal sums
+        result = {name: np.asarray(value) for name, value in output.items()}
+        features = result["features"]
+        if sums is None:
+            sums = np.zeros((num_tracklets, features.shape[-1]))
+        tracklet, slot = batch["tracklet"], batch["slot"]
+        for d in range(features.shape[0]):
+            real = tracklet[d] < plan.tracklets.shape[2]
+            owner, at = tracklet[d][real], slot[d][real]
+            frames = np.bincount(owner, minlength=plan.tracklets.shape[2])
+            (used,) = np.nonzero(frames)
+            rows = plan.tracklets[s, d, used]
+            factor = frames[used] if weighting == "frames" else np.ones(len(used))
+            np.add.at(sums, rows, features[d, used] * factor[:, None])
+            np.add.at(totals, rows, factor)
+            np.add.at(seen, rows, frames[used])
+            for name, array in weights.items():
+                array[plan.frames[s, d, owner, at]] = result[name][d, owner, at]
+        if progress is not None:
+            progress(int((tracklet < plan.tracklets.shape[2]).sum()))
+
+    # One batch is computed while the one before it is gathered.
+    pending = None
+    for s, batch in enumerate(batches):
+        arrays = {k: batch[k] for k in ("images", "tracklet", "slot", "labels")}
+        output = step(variables, arrays)
+        if pending is not None:
+            gather(*pending)
+        pending = (s, {k: batch[k] for k in ("tracklet", "slot")}, output)
+        count = s + 1
+    if pending is not None:
+        gather(*pending)
+    if count != plan.tracklets.shape[0] or sums is None:
+        raise RuntimeError(f"{count} of {plan.tracklets.shape[0]} planned batches came")
+    planned = np.zeros(num_tracklets, np.int64)
+    owners = np.broadcast_to(plan.tracklets[..., None], plan.frames.shape)[plan.frames >= 0]
+    np.add.at(planned, owners, 1)
+    if (seen > planned).any():
+        raise RuntimeError("a frame was seen twice")
+    features = sums / np.maximum(totals, 1e-12)[:, None]
+    norms = np.linalg.norm(features, axis=1, keepdims=True) + np.finfo(np.float32).eps
+    return TrackletFeatures((features / norms).astype(np.float32), num_frames=seen, **weights)

@@ -1,0 +1,101 @@
+"""One training step as a pure function, and as a program over all local devices."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from stf_jax.data.augment import augment
+from stf_jax.models import TemporalFusionNet
+from stf_jax.training.losses import batch_hard_triplet, smoothed_cross_entropy
+from stf_jax.training.state import TrainState
+
+DEVICES = "devices"  # the one name of the device axis
+
+
+def total_loss(
+    features: Float[Array, "b s c"],
+    logits: Float[Array, "b s k"],
+    labels: Any,
+    *,
+    label_smoothing: float,
+    triplet_weight: float,
+    triplet_distance: str,
+    triplet_margin: float | str,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Return the loss of a batch and its parts by name; `labels` [B] int32, -1 for no tracklet."""
+    parts = {"cross_entropy": smoothed_cross_entropy(logits, labels, label_smoothing)}
+    loss = parts["cross_entropy"]
+    if triplet_weight:
+        flat = features.reshape(features.shape[0], -1)
+        parts["triplet"] = batch_hard_triplet(
+            flat, labels, distance=triplet_distance, margin=triplet_margin
+        )
+        loss = loss + triplet_weight * parts["triplet"]
+    return loss, parts
+
+
+def train_step(
+    state: TrainState,
+    batch: Mapping[str, Array],
+    key: PRNGKeyArray,
+    *,
+    model: TemporalFusionNet,
+    optimizer: optax.GradientTransformation,
+    num_slots: int,
+    loss_options: Mapping[str, Any],
+    augment_options: Mapping[str, Any],
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Return the next state and this step's metrics; runs under a device axis named `DEVICES`.
+
+    `batch` is this device's share: images uint8 [M, H, W, 3], tracklet and slot int32 [M], labels
+    int32 [B]. `key` is the run's; the step and the device are folded in, so a resumed run draws
+    the same augmentations. Gradients, statistics and metrics are averaged over the devices.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(DEVICES))
+    frames = augment(key, batch["images"], augment_options, dtype=model.dtype)
+    labels = batch["labels"]
+
+    def loss_of(params):
+        output, updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            frames,
+            batch["tracklet"],
+            batch["slot"],
+            num_tracklets=labels.shape[0],
+            num_slots=num_slots,
+            train=True,
+            method="packed",
+            mutable=["batch_stats"],
+        )
+        loss, parts = total_loss(output.features, output.logits, labels, **loss_options)
+        guesses = output.logits.sum(1).argmax(-1)
+        real = labels >= 0
+        right = jnp.where(real, guesses == labels, False).sum() / jnp.maximum(real.sum(), 1)
+        return loss, (updated["batch_stats"], {"loss": loss, "accuracy": right, **parts})
+
+    (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    # Unsynchronised statistics differ between devices: average them, or they drift in silence.
+    grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), DEVICES)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics["grad_norm"] = optax.global_norm(grads)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def parallel_train_step(**static: Any) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Return `train_step` over all devices: (state, batch with a leading device axis, key).
+
+    The state has no device axis; it is donated, so the one passed in is gone afterwards.
+    """
+    return jax.pmap(
+        functools.partial(train_step, **static),
+        axis_name=DEVICES,
+        in_axes=(None, 0, None),
+        out_axes=(None, None),
+        donate_argnums=(0,),
+    )
