@@ -1,0 +1,43 @@
+# Sourced by the other scripts: makes sure of a virtual environment, sets PYTHON.
+# Usage: source scripts/environment.sh [EXTRA]      EXTRA of pyproject.toml to install, e.g. dev
+# PYTHON=/path/to/python skips all of it; STF_VENV names another folder than .venv;
+# STF_BASE_PYTHON another interpreter to make it with.
+
+environment() {
+  local root extra base venv stamp wanted
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  [ -n "${PYTHON:-}" ] && return 0
+  extra=${1:-}
+  if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
+    extra="${extra:+$extra,}cuda"
+  fi
+  venv=${STF_VENV:-$root/.venv}
+  stamp=$venv/.stf_installed
+  base=${STF_BASE_PYTHON:-}
+  if [ -z "$base" ]; then
+    for name in python3 python3.13 python3.12 python3.11; do
+      if "$name" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+        2>/dev/null; then
+        base=$name
+        break
+      fi
+    done
+  fi
+  if [ -z "$base" ]; then
+    echo "error: no Python 3.11, 3.12 or 3.13 found; install one or set STF_BASE_PYTHON" >&2
+    return 2
+  fi
+  [ -x "$venv/bin/python" ] || "$base" -m venv "$venv"
+  PYTHON=$venv/bin/python
+  wanted="$extra $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
+  # An environment with more extras serves a script that wants fewer.
+  if ! grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then
+    echo "installing stf-jax${extra:+ [$extra]} into $venv (once; a few minutes) ..." >&2
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+      -c "$root/constraints.txt" -e "$root${extra:+[$extra]}"
+    echo "$wanted" >>"$stamp"
+  fi
+}
+
+environment "$@"
+export PYTHON

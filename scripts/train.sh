@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Usage: scripts/train.sh CONFIG WORKDIR [--config.KEY=VALUE ...]    trains, evaluating as it goes
+set -euo pipefail
+config=${1:?usage: scripts/train.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
+workdir=${2:?usage: scripts/train.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
+shift 2
+exec "${PYTHON:-python}" -m stf_jax.main --config "$config" --workdir "$workdir" "$@"
