@@ -20,13 +20,8 @@ from stf_jax.prepare.mot_split import (
 )
 from stf_jax.prepare.mot_summary import ROLES, Camera, Tracklets, summary, tracklet_table
 from stf_jax.prepare.mot_tracks import TrackFile, read_tracks
-from stf_jax.prepare.mot_write import (
-    claim_output,
-    images_present,
-    too_short,
-    write_images,
-    write_text,
-)
+from stf_jax.prepare.mot_write import too_short, write_images
+from stf_jax.prepare.output import claim_output, images_present, write_text
 from stf_jax.prepare.video import Video, open_video
 
 DESCRIPTION = """\

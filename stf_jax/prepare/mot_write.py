@@ -1,6 +1,5 @@
 """Writing crops so that an interrupted run goes on, and nothing half-written looks whole."""
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ from stf_jax.prepare.mot_summary import Camera
 from stf_jax.prepare.mot_tracks import TrackFile
 from stf_jax.prepare.video import Video, read_frames
 
-RECEIPT = "prepare_mot.json"
-
 
 def too_short(video: Video, tracks: TrackFile, num_frames: int) -> UserError:
     """The error for a video of fewer frames than its tracks need."""
@@ -25,47 +22,6 @@ def too_short(video: Video, tracks: TrackFile, num_frames: int) -> UserError:
         f"{tracks.frames.max() + tracks.first_frame}, counted from {tracks.first_frame}); "
         "give the video the tracks were made from, and check --first-frame"
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
-
-
-def claim_output(root: Path, receipt: dict[str, object]) -> None:
-    """Takes a new or empty folder, or one that this very command began; refuses any other."""
-    path = root / RECEIPT
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: is not a folder")
-    if root.exists() and any(child.name != RECEIPT + ".part" for child in root.iterdir()):
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UserError(
-                f"{root}: is not empty and was not begun by this command; give a new folder"
-            ) from None
-        changed = sorted(key for key in {*before, *receipt} if before.get(key) != receipt.get(key))
-        if changed:
-            raise UserError(
-                f"{root}: was begun with other input or options ({', '.join(changed)}); "
-                "give a new folder, or remove this one"
-            )
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(receipt, indent=1, sort_keys=True) + "\n")
-
-
-def images_present(folder: Path) -> set[str]:
-    """Names of whole images; what an interrupted run left half-written is removed."""
-    present = set()
-    for entry in os.scandir(folder):
-        if entry.name.endswith(".part"):
-            os.unlink(entry.path)
-        elif entry.stat().st_size:
-            present.add(entry.name)
-    return present
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:

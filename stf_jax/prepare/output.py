@@ -1,0 +1,58 @@
+"""The folder that a command writes: claimed once, gone on with after an interruption."""
+
+import json
+import os
+from pathlib import Path
+
+from stf_jax.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", newline="")
+    os.replace(part, path)
+
+
+def claim_output(root: Path, receipt: dict[str, object]) -> None:
+    """Takes a new or empty folder, or one that this very command began; refuses any other.
+
+    Args:
+        root: the folder; created if need be.
+        receipt: what must be the same for a second run to go on where the first one stopped;
+            plain JSON values, among them "source", the name of the command. It is kept in the
+            folder as `prepare_<source>.json`.
+
+    Raises:
+        UserError: a folder of something else, or one begun with other input or options.
+    """
+    path = root / f"prepare_{receipt['source']}.json"
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: is not a folder")
+    if root.exists() and any(child.name != path.name + ".part" for child in root.iterdir()):
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(
+                f"{root}: is not empty and was not begun by this command; give a new folder"
+            ) from None
+        changed = sorted(key for key in {*before, *receipt} if before.get(key) != receipt.get(key))
+        if changed:
+            raise UserError(
+                f"{root}: was begun with other input or options ({', '.join(changed)}); "
+                "give a new folder, or remove this one"
+            )
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(receipt, indent=1, sort_keys=True) + "\n")
+
+
+def images_present(folder: Path) -> set[str]:
+    """Names of whole images; what an interrupted run left half-written is removed."""
+    present = set()
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".part"):
+            os.unlink(entry.path)
+        elif entry.stat().st_size:
+            present.add(entry.name)
+    return present
