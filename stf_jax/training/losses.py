@@ -1,7 +1,7 @@
 """Losses: label-smoothed cross entropy per stripe, and batch-hard triplets.
 
-Both compute in float32 whatever the model's dtype is (float64 stays float64), and leave out the slots
-that hold no tracklet (label -1).
+Both compute in float32 whatever the model's dtype is (float64 stays float64), and leave out the
+slots that hold no tracklet (label -1).
 """
 
 import jax
@@ -30,12 +30,13 @@ def smoothed_cross_entropy(
         logits: [B, S, K], any float dtype.
         labels: [B] in 0..K-1; a negative label marks an empty slot, which counts for nothing.
         smoothing: in [0, 1).
-        count: what to divide the sum by instead of the number of real tracklets. With `B` slots on
-            each of several devices, the mean over devices of the real number makes the devices' mean
-            gradient that of one device holding all tracklets, however unevenly they are spread.
+        count: what to divide the sum by instead of the number of real tracklets. With several
+            devices, the mean of that number over the devices makes the devices' mean gradient that
+            of one device holding all the tracklets, however unevenly they are spread.
 
     Returns:
-        A scalar, at least the entropy of the targets; 0 (with zero gradient) where no tracklet is real.
+        A scalar, at least the entropy of the targets; 0, with zero gradient, where no tracklet is
+        real.
     """
     real = labels >= 0
     logits = _at_least_float32(jnp.where(real[:, None, None], logits, 0))
@@ -57,9 +58,9 @@ def batch_hard_triplet(
     """Batch-hard triplet loss: each tracklet against its farthest positive and nearest negative.
 
     Source: Hermans, Beyer, Leibe, "In Defense of the Triplet Loss for Person Re-Identification"
-    (arXiv 1703.07737), equation 5; soft margin: `log(1 + exp(d_positive - d_negative))`, hard margin
-    m: `max(0, m + d_positive - d_negative)`. A tracklet without a positive (itself does not count) or
-    without a negative in the batch is no anchor; the mean is over anchors.
+    (arXiv 1703.07737), equation 5; soft margin: `log(1 + exp(d_positive - d_negative))`, hard
+    margin m: `max(0, m + d_positive - d_negative)`. A tracklet without a positive (itself does not
+    count) or without a negative in the batch is no anchor; the mean is over anchors.
 
     Args:
         features: [B, F], any float dtype, not necessarily of unit length.
@@ -102,7 +103,7 @@ def _at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _all_distances(x: Float[Array, "b f"], distance: str) -> Float[Array, "b b"]:
-    """Distances, or something with the same order: squares where Euclidean, to the digits' limits."""
+    """Distances, or what orders like them: squares where Euclidean, with matmul's few digits."""
     if distance == "euclidean":
         x = x - x.mean(0, keepdims=True)  # distances stay, the products' cancellation shrinks
     products = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)

@@ -65,9 +65,7 @@ def test_cross_entropy_is_its_definition(smoothing):
     logits = rng.normal(scale=4, size=(6, 3, 7)).astype(np.float32)
     labels = np.array([0, 6, -1, 3, 3, -1])
     loss = smoothed_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
-    np.testing.assert_allclose(
-        loss, _cross_entropy_by_hand(logits, labels, smoothing), rtol=2e-6
-    )
+    np.testing.assert_allclose(loss, _cross_entropy_by_hand(logits, labels, smoothing), rtol=2e-6)
     assert loss.dtype == jnp.float32
 
 
