@@ -1,0 +1,179 @@
+"""The tables of MARS's authors: `info/*.mat` and the lists of names that their rows point into."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from jaxtyping import Int
+
+from stf_jax.data.checks import examples
+from stf_jax.errors import UserError
+
+NAME = re.compile(r"(00-1|[0-9]{4})C([0-9])T([0-9]{1,9})F([0-9]{1,9})\.(?:jpg|jpeg|png)", re.I)
+"""Person, camera, track and frame: `0001C1T0001F001.jpg`; junk is person `00-1`."""
+
+OFFICIAL_SHA256 = {
+    "tracks_train_info.mat": "bae1ca16a6afbad1",
+    "tracks_test_info.mat": "35a5464d1219cc42",
+    "query_IDX.mat": "2b580c94cf7934db",
+}
+"""The beginnings of the digests of the authors' files."""
+
+_PLACES = ("info", "MARS-evaluation-master/info", "MARS-evaluation/info", ".")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The tracklets of one subset and the list of image names that they are ranges of."""
+
+    path: Path
+    names_path: Path
+    names: list[str]
+    rows: Int[np.ndarray, "n 4"]  # first line, line after the last (from 0), person, camera
+
+
+def find_info(source: Path, info: Path | None = None) -> Path:
+    """The folder of the tables, `info` itself if it is given.
+
+    Raises:
+        UserError: none of the places has them.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder; give the one that holds bbox_train and info")
+    places = [info] if info is not None else [source / place for place in _PLACES]
+    for place in places:
+        if (place / "tracks_test_info.mat").is_file():
+            return place
+    raise UserError(
+        f"{source}: no tracks_test_info.mat in {', '.join(map(str, places))}; it comes with the "
+        "authors' evaluation code, in its folder info: name that folder with --info"
+    )
+
+
+def read_mat(path: Path) -> np.ndarray:
+    """The one variable of a .mat file, as integers.
+
+    Raises:
+        UserError: no file, no .mat file, or not a single table of whole numbers.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; it belongs to the data set, copy it there")
+    try:
+        values = scipy.io.loadmat(path)
+    except Exception as error:  # scipy raises whatever the bytes lead it into
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path}: cannot be read as a .mat file ({reason:.80}); get it again"
+        ) from None
+    tables = {key: value for key, value in values.items() if not key.startswith("__")}
+    if len(tables) != 1:
+        raise UserError(
+            f"{path}: holds {len(tables)} variables ({', '.join(sorted(tables)) or 'none'}); "
+            "expected one; get the file again"
+        )
+    (value,) = tables.values()
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf" or value.ndim != 2:
+        raise UserError(f"{path}: holds no table of numbers; get the file again")
+    integers = value.astype(np.int64)
+    if not np.array_equal(integers, value):
+        raise UserError(f"{path}: has numbers that are not whole; get the file again")
+    return integers
+
+
+def unofficial(info: Path) -> list[str]:
+    """A line about each table that is not, byte for byte, the authors'."""
+    notes = []
+    for name, official in OFFICIAL_SHA256.items():
+        digest = hashlib.sha256((info / name).read_bytes()).hexdigest()[: len(official)]
+        if digest != official:
+            notes.append(
+                f"{info / name}: SHA-256 begins {digest}, that of the authors' file {official}; "
+                "scores are not comparable with published ones"
+            )
+    return notes
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a list of names; empty ones at the end do not count.
+
+    Raises:
+        UserError: no file, an empty line, a name twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); expected an image name a line"
+        ) from None
+    names = [line.strip() for line in text.rstrip().splitlines()]
+    if not names or not all(names):
+        raise UserError(f"{path}: is empty or has an empty line; expected an image name a line")
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        twice = [name for name in names if name in seen or seen.add(name)]
+        raise UserError(
+            f"{path}: {len(twice):,} of {len(names):,} names come a second time "
+            f"({examples(twice)}); expected each image once; get the file again"
+        )
+    return names
+
+
+def read_table(info: Path, subset: str) -> Table:
+    """Reads `tracks_<subset>_info.mat` and `<subset>_name.txt`.
+
+    Raises:
+        UserError: a table that is not one of tracklets, or does not fit the list of names.
+    """
+    path, names_path = info / f"tracks_{subset}_info.mat", info / f"{subset}_name.txt"
+    values = read_mat(path)
+    names = read_names(names_path)
+    if values.shape[1] != 4 or not len(values):
+        raise UserError(
+            f"{path}: is a table of {values.shape[0]} x {values.shape[1]}; expected four columns: "
+            "first image, last image, person, camera"
+        )
+    first, last, _, camera = values.T
+    bad = np.flatnonzero((first < 1) | (last < first) | (last > len(names)))
+    if len(bad):
+        raise UserError(
+            f"{path}: {len(bad):,} of {len(values):,} rows are no range of the {len(names):,} "
+            f"lines of {names_path} (row {bad[0] + 1}: {first[bad[0]]} to {last[bad[0]]}); "
+            "get both files from one copy of the data set"
+        )
+    order = np.argsort(first, kind="stable")
+    overlapping = np.flatnonzero(first[order][1:] <= last[order][:-1])
+    if len(overlapping):
+        rows = np.sort(order[[overlapping[0], overlapping[0] + 1]]) + 1
+        raise UserError(
+            f"{path}: {len(overlapping):,} rows share images with another "
+            f"(rows {rows[0]} and {rows[1]}); expected each image in one tracklet"
+        )
+    odd = np.flatnonzero((camera < 0) | (camera > 9))
+    if len(odd):
+        raise UserError(
+            f"{path}: row {odd[0] + 1} has camera {camera[odd[0]]}; expected one digit (MARS: 1-6)"
+        )
+    rows = values.copy()
+    rows[:, 0] -= 1  # 1-based and inclusive, so the last line is already the one after
+    return Table(path, names_path, names, rows)
+
+
+def read_query_rows(info: Path, num_rows: int) -> Int[np.ndarray, " q"]:
+    """Rows of the test table that are queries, from 0, ascending.
+
+    Raises:
+        UserError: rows that the table does not have, or one named twice.
+    """
+    path = info / "query_IDX.mat"
+    rows = np.sort(read_mat(path).reshape(-1))
+    if not len(rows) or rows[0] < 1 or rows[-1] > num_rows:
+        found = f"{rows[0]} to {rows[-1]}" if len(rows) else "none"
+        raise UserError(
+            f"{path}: rows {found}; expected rows 1 to {num_rows} of tracks_test_info.mat"
+        )
+    if np.any(rows[1:] == rows[:-1]):
+        raise UserError(f"{path}: names {rows[:-1][rows[1:] == rows[:-1]][0]} twice; get it again")
+    return rows - 1

@@ -1,0 +1,109 @@
+"""Images into a layout's folder by hard link, or by copy; stopped at any time, it goes on."""
+
+import argparse
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from stf_jax.errors import UserError
+from stf_jax.prepare.output import claim_output, images_present
+
+_NO_LINKS = {
+    errno.EXDEV,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EMLINK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+}
+
+
+def add_placing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --source, --output and --copy, which all commands that place images share."""
+    add = parser.add_argument
+    add("--source", required=True, type=Path, metavar="DIR", help="the data set as unpacked")
+    add("--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")
+    add(
+        "--copy",
+        action="store_true",
+        help="copy the images; without it they are hard links, which take no room, but an image "
+        "changed in place then changes in both folders (copied anyway where links cannot be made)",
+    )
+
+
+def place_images(
+    source: Path,
+    files: Sequence[str],
+    output: Path,
+    names: Sequence[str],
+    *,
+    receipt: dict[str, object],
+    copy: bool = False,
+    partitions: Sequence[str] = ("partitions.pkl",),
+) -> str:
+    """Places file `files[k]` of `source` as `<output>/images/<names[k]>`; says how, in a line.
+
+    An image appears whole or not at all. Those that an interrupted run placed are left as they
+    are. While images are missing there is no partitions file, the sign of a whole layout: the
+    caller writes it afterwards.
+
+    Args:
+        source: folder that `files` are relative to.
+        files, names: paths and image names, of one length.
+        output: the layout's folder; claimed by `receipt` (see `claim_output`).
+        receipt: plain values that tell this input from any other.
+        copy: copy, rather than link and copy only where the file system makes no links.
+        partitions: names of the partitions files that the caller will write.
+
+    Raises:
+        UserError: an output folder of something else, a file that cannot be read, a full disk.
+    """
+    claim_output(output, receipt)
+    folder = output / "images"
+    folder.mkdir(exist_ok=True)
+    present = images_present(folder)
+    todo = [k for k, name in enumerate(names) if name not in present]
+    if todo:
+        for name in partitions:
+            (output / name).unlink(missing_ok=True)
+    linked = copied = 0
+    root, target = os.fspath(source.resolve()), os.fspath(folder)
+    for k in tqdm(todo, desc="images", unit="image", disable=None):
+        path, into = os.path.join(root, files[k]), os.path.join(target, names[k])
+        try:
+            if not copy:
+                try:
+                    _link(path, into)
+                    linked += 1
+                    continue
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    copy = True  # one file system serves all, so this holds for the rest
+            _copy(path, into)
+            copied += 1
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be placed as {into} ({error.strerror}); mend it and run the same "
+                f"command again, it goes on after {linked + copied:,} of {len(todo):,} images"
+            ) from None
+    counts = {"linked": linked, "copied": copied, "there before": len(names) - len(todo)}
+    return ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
+
+
+def _link(path: str, into: str) -> None:
+    if os.path.islink(path):  # a hard link to a relative link would point to nothing
+        path = os.path.realpath(path)
+    if os.path.lexists(into):  # an empty file: damaged at its source, or undone by a power cut
+        os.unlink(into)
+    os.link(path, into)
+
+
+def _copy(path: str, into: str) -> None:
+    shutil.copyfile(path, into + ".part")
+    os.replace(into + ".part", into)
