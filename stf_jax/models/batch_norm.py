@@ -83,6 +83,7 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
         factor = scale.astype(wide) * jax.lax.rsqrt(var + self.epsilon)
-        offset = bias.astype(wide) - mean * factor
         lead = (None,) * (x.ndim - 1)
-        return (x.astype(wide) * factor[lead] + offset[lead]).astype(self.dtype)
+        # Centred first: folding the mean into the offset would cancel digits where it is large.
+        y = (x.astype(wide) - mean[lead]) * factor[lead] + bias.astype(wide)[lead]
+        return y.astype(self.dtype)
