@@ -1,6 +1,7 @@
 """Features -> scores and pages."""
 
 from stf_jax.evaluation.arguments import ArgumentError
+from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.protocols import (
     PROTOCOLS,
     PooledQueries,
@@ -16,6 +17,7 @@ __all__ = [
     "PooledQueries",
     "ProtocolRows",
     "Ranking",
+    "pairwise_distances",
     "pool_queries",
     "rank_gallery",
     "select_rows",

@@ -141,7 +141,7 @@ def rank_gallery(
 def _score(
     distances: np.ndarray, labels: Labels, block: slice, trapezoid: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Average precision, matches / last place, first place and match count of the block's b rows."""
+    """Average precision, matches / last place, first place, match count of the block's b rows."""
     rows, places = match_places(distances, labels, block)
     num_rows = block.stop - block.start
     counts = np.bincount(rows, minlength=num_rows)

@@ -1,4 +1,4 @@
-"""Single-gallery-shot ranks: each identity is in the gallery once, drawn at random, many times over.
+"""Single-gallery-shot ranks: galleries of one entry an identity, drawn at random, many times.
 
 As the CMC of CUHK03 is reported (Li et al., "DeepReID", CVPR 2014).
 """

@@ -1,6 +1,7 @@
 """Ranking against published-evaluator goldens and a plain, slow oracle."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ def test_no_queries_and_no_gallery():
     assert (result.valid_queries, result.num_queries) == (0, 2)
 
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "distances": np.zeros((2, 3)),
     "query_ids": [1, 2],
     "gallery_ids": [1, 2, 3],
@@ -222,7 +223,7 @@ GOOD = {
     ],
 )
 def test_bad_arguments_are_named(name, value):
-    arguments = GOOD | {name: value}
+    arguments: dict[str, Any] = GOOD | {name: value}
     with pytest.raises(ValueError, match=f"^{name}: ") as caught:
         rank_gallery(arguments.pop("distances"), **arguments)
     assert isinstance(caught.value, UserError)
@@ -231,8 +232,8 @@ def test_bad_arguments_are_named(name, value):
 
 def test_nan_of_a_junk_column_or_later_block_is_found(monkeypatch):
     monkeypatch.setattr(ranking, "_BLOCK_ELEMENTS", 4)
-    arguments = GOOD | {"gallery_ids": [1, 2, -1]}
+    arguments: dict[str, Any] = GOOD | {"gallery_ids": [1, 2, -1]}
     distances = arguments.pop("distances").copy()
     distances[1, 2] = np.nan
-    with pytest.raises(ValueError, match="^distances: NaN at row 1, column 2"):
+    with pytest.raises(ValueError, match=r"^distances: NaN at row 1, column 2"):
         rank_gallery(distances, **arguments)
