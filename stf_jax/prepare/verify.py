@@ -1,0 +1,220 @@
+"""Everything checkable about a layout: `python -m stf_jax.prepare verify ROOT`."""
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stf_jax.data.checks import GALLERY, MULTI_QUERY, QUERY, Findings, examples, unmatched_queries
+from stf_jax.data.names import names_array, parse_names
+from stf_jax.data.partitions import TrackletTable, read_partitions, tables
+from stf_jax.errors import UserError
+from stf_jax.prepare.output import write_text
+from stf_jax.prepare.verify_entries import (
+    Entries,
+    counts_by_reason,
+    judge,
+    list_names,
+    write_mended,
+)
+from stf_jax.prepare.verify_images import ImageChecks, check_images
+
+DESCRIPTION = """\
+Checks a layout: the partitions file (names, labels, marks, cameras, duplicates, queries without
+a match), and that every image is there and decodes; counts sizes, tracklet lengths and images of
+the same content. Prints a table, and one line for each finding.
+
+Exit status: 0, nothing to mend; 1, findings that must be mended; 2, could not be checked.
+Images of the same content and queries without a match are told, but need not be mistakes.
+"""
+EPILOG = """\
+example:
+  python -m stf_jax.prepare verify data/mars
+  python -m stf_jax.prepare verify data/mars --fix partitions_fixed.pkl
+
+--fix writes a second partitions file in ROOT, without the bad entries, and beside it NAME.dropped
+with a line for each of them; nothing that is there is changed or deleted.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `prepare verify` to a parser."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("root", type=Path, metavar="ROOT", help="the folder of partitions.pkl and images")
+    add("--partitions", default="partitions.pkl", metavar="NAME", help="(default %(default)s)")
+    add("--fix", metavar="NAME", help="write ROOT/NAME without the bad entries")
+    add("--threads", type=int, metavar="N", help="decoding at a time (default: one a processor)")
+
+
+def layout_table(built: Mapping[str, TrackletTable]) -> str:
+    """Counts of each subset, a column each."""
+    rows: dict[str, list[str]] = {}
+    for index, table in enumerate(built.values()):
+
+        def put(what: str, value: str | int, index: int = index) -> None:
+            cells = rows.setdefault(what, ["-"] * len(built))
+            cells[index] = value if isinstance(value, str) else f"{value:,}"
+
+        lengths = table.lengths
+        put("tracklets", table.num_tracklets)
+        put("frames", table.num_frames)
+        put("identities", len(np.unique(table.person_ids)))
+        if table.num_labels:
+            put("labels", table.num_labels)
+        put("tracklet length, least", int(lengths.min()))
+        put("tracklet length, mean", f"{lengths.mean():.2f}")
+        put("tracklet length, most", int(lengths.max()))
+        marks = (("query", QUERY), ("gallery", GALLERY), ("multi-query", MULTI_QUERY))
+        for what, mark in marks:
+            if (table.marks >= 0).any():
+                put(f"{what} tracklets", int((table.marks == mark).sum()))
+        if (table.marks == QUERY).any():
+            unmatched = unmatched_queries(table.person_ids, table.cameras, table.marks)
+            put("queries without a match", int(unmatched.sum()))
+    every = sorted({int(c) for table in built.values() for c in np.unique(table.cameras)})
+    for camera in every:
+        rows[f"camera {camera} tracklets"] = [
+            f"{int((table.cameras == camera).sum()):,}" for table in built.values()
+        ]
+    width = max(map(len, rows), default=0)
+    lines = [" " * width + "".join(f"{subset:>12}" for subset in built)]
+    lines += [
+        f"{what:{width}}" + "".join(f"{c:>12}" for c in cells) for what, cells in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def image_lines(checks: ImageChecks) -> list[str]:
+    """Sizes and kinds of the images that decode."""
+    good = np.array([not problem for problem in checks.problems], bool)
+    lines = [f"images: {len(good):,} listed, {int(good.sum()):,} decode"]
+    if good.any():
+        sizes, counts = np.unique(checks.sizes[good], axis=0, return_counts=True)
+        (low, left), (high, right) = sizes.min(axis=0), sizes.max(axis=0)
+        often = sizes[np.argmax(counts)]
+        lines.append(
+            f"sizes: height {low} to {high}, width {left} to {right}, {len(sizes):,} different; "
+            f"most often {often[0]} x {often[1]} ({counts.max():,} images)"
+        )
+        kinds = Counter(kind for kind, ok in zip(checks.kinds, good, strict=True) if ok)
+        told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+        lines.append(f"kinds: {told}")
+    return lines
+
+
+def same_content(
+    checks: ImageChecks, names_of: Mapping[str, Sequence[str]], camera_digits: int
+) -> list[str]:
+    """Lines about images of the same bytes, by what they have in common."""
+    good = np.flatnonzero([not problem for problem in checks.problems])
+    if not len(good):
+        return []
+    parsed = parse_names(names_array([checks.names[k] for k in good]), camera_digits)
+    training = {*names_of.get("train", ()), *names_of.get("trainval", ())}
+    ranked = {*names_of.get("val", ()), *names_of.get("test", ())} - training
+    order = np.argsort(checks.digests[good], kind="stable")
+    digests = checks.digests[good][order]
+    starts = np.flatnonzero(np.append(True, digests[1:] != digests[:-1]))
+    found: dict[str, list[str]] = {}
+    for start, stop in zip(starts, np.append(starts[1:], len(order)), strict=True):
+        if stop - start == 1:
+            continue
+        rows = order[start:stop]
+        names = [checks.names[good[row]] for row in rows]
+        people, cameras, tracks = (
+            {int(numbers[row]) for row in rows}
+            for numbers in (parsed.person_ids, parsed.cameras, parsed.tracks)
+        )
+        if not training.isdisjoint(names) and not ranked.isdisjoint(names):
+            where = "in training and in ranked subsets"
+        elif len(people) > 1:
+            where = "of different identities"
+        elif len(cameras) > 1 or len(tracks) > 1:
+            where = "in different tracklets of one identity"
+        else:
+            where = "within one tracklet"
+        found.setdefault(where, []).append(" = ".join(names[:3]))
+    return [
+        f"same content: {len(groups):,} groups of images {where} ({examples(groups, 2)})"
+        for where, groups in sorted(found.items())
+    ]
+
+
+def _unlisted(image_dir: Path, names: Sequence[str]) -> list[str]:
+    try:
+        others = set(os.listdir(image_dir)).difference(names)
+    except OSError as error:
+        raise UserError(
+            f"{image_dir}: cannot be listed ({error.strerror}); expected the folder of the images"
+        ) from None
+    if not others:
+        return []
+    return [f"{image_dir}: {len(others):,} files are in no subset ({examples(sorted(others))})"]
+
+
+def _fix(
+    root: Path, name: str, values: Mapping[str, object], entries: Sequence[Entries]
+) -> list[str]:
+    notes = write_mended(root, name, values, entries)
+    dropped = [
+        f"{subset.subset}\t{image}\t{reason}\n"
+        for subset in entries
+        for image, reason in zip(subset.names, subset.reasons, strict=True)
+        if reason
+    ]
+    write_text(root / f"{name}.dropped", "".join(dropped))
+    shown = [f"dropped: {line.rstrip().replace(chr(9), ': ')}" for line in dropped[:20]]
+    if len(dropped) > len(shown):
+        shown.append(f"dropped: and {len(dropped) - len(shown):,} more, all in {name}.dropped")
+    return [*shown, *notes, f"written: {root / name} without {len(dropped):,} entries"]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `prepare verify`; 0 where nothing must be mended, else 1.
+
+    Raises:
+        UserError: a layout that cannot be read at all, or a --fix that cannot be written.
+    """
+    path = args.root / args.partitions
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f"--threads {args.threads}: expected 1 or more")
+    if args.fix is not None and (os.path.basename(args.fix) != args.fix or not args.fix):
+        raise UserError(f"--fix {args.fix}: expected a file name; it is written into {args.root}")
+    if args.fix is not None and os.path.lexists(args.root / args.fix):
+        raise UserError(f"{args.root / args.fix}: is there already; give another name to --fix")
+    values = read_partitions(path)
+    image_dir = args.root / "images"
+    findings = Findings(path)
+    built = tables(values, image_dir, findings)
+    names_of = list_names(values)
+    names = sorted(set().union(*names_of.values()))
+    unlisted = _unlisted(image_dir, names)
+    checks = check_images(image_dir, names, args.threads)
+    problems = {n: p for n, p in zip(checks.names, checks.problems, strict=True) if p}
+    digits = values.get("camera_digits", 1)
+
+    print(layout_table(built))
+    print(*image_lines(checks), sep="\n")
+    notes = [*findings.notes, *unlisted]
+    if isinstance(digits, int) and 1 <= digits <= 9:
+        notes += same_content(checks, names_of, digits)
+    for note in notes:
+        print(f"note: {note}")
+    errors = list(findings.errors)
+    for reason, count in sorted(Counter(p.split(" (", 1)[0] for p in problems.values()).items()):
+        some = [name for name, problem in problems.items() if problem.startswith(reason)]
+        errors.append(f"{image_dir}: {count:,} images: {reason} ({examples(some)})")
+    for error in errors:
+        print(f"error: {error}")
+    if args.fix is not None:
+        entries = [judge(subset, listed, values, problems) for subset, listed in names_of.items()]
+        for reason, count in counts_by_reason(entries).items():
+            print(f"bad: {count:,} images: {reason}")
+        print(*_fix(args.root, args.fix, values, entries), sep="\n")
+    print(f"{path}: {len(errors)} to mend, {len(notes)} to know")
+    return 1 if errors else 0

@@ -1,0 +1,83 @@
+"""Every image of a layout opened and decoded, in parallel: what is broken, sizes, contents."""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt64
+from PIL import Image
+from tqdm import tqdm
+
+FORMATS = ("JPEG", "PNG")
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class ImageChecks:
+    """What was found in each of `names`, in their order."""
+
+    names: tuple[str, ...]
+    problems: tuple[str, ...]  # why it is of no use; "" where it decodes
+    kinds: tuple[str, ...]  # format and mode, "JPEG RGB"; "" where it could not be opened
+    sizes: Int32[np.ndarray, "n 2"]  # height, width; 0 where it could not be opened
+    digests: UInt64[np.ndarray, " n"]  # of the bytes; 0 where there are none
+
+
+def _check(path: str) -> tuple[str, str, int, int, int]:
+    """Problem, kind, height, width and digest of one file."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        return "missing", "", 0, 0, 0
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", "", 0, 0, 0
+    if not data:
+        return "empty file", "", 0, 0, 0
+    digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    kind, height, width = "", 0, 0
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            kind, (width, height) = f"{image.format} {image.mode}", image.size
+            if image.format not in FORMATS:
+                return f"is {image.format}, not JPEG or PNG", kind, height, width, digest
+            image.load()
+    except Exception as error:  # Pillow raises whatever the bytes lead it into
+        reason = "not an image" if not kind else f"does not decode ({error!s:.60})"
+        return reason, kind, height, width, digest
+    return "", kind, height, width, digest
+
+
+def _check_block(folder: str, names: Sequence[str]) -> list[tuple[str, str, int, int, int]]:
+    return [_check(os.path.join(folder, name)) for name in names]
+
+
+def check_images(folder: Path, names: Sequence[str], threads: int | None = None) -> ImageChecks:
+    """Reads and decodes each image whole.
+
+    Args:
+        folder: of the images.
+        names: file names, each once.
+        threads: at work at a time; None is one for each processor. Decoding runs outside
+            Python's lock, so that threads suffice.
+    """
+    blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
+    rows: list[tuple[str, str, int, int, int]] = []
+    bar = tqdm(total=len(names), desc="images", unit="image", disable=None)
+    workers = threads or os.cpu_count() or 1
+    with bar, ThreadPoolExecutor(workers) as pool:
+        for found in pool.map(lambda block: _check_block(os.fspath(folder), block), blocks):
+            rows.extend(found)
+            bar.update(len(found))
+    return ImageChecks(
+        names=tuple(names),
+        problems=tuple(row[0] for row in rows),
+        kinds=tuple(row[1] for row in rows),
+        sizes=np.array([row[2:4] for row in rows], np.int32).reshape(-1, 2),
+        digests=np.array([row[4] for row in rows], np.uint64),
+    )
