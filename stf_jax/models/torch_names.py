@@ -18,6 +18,16 @@ _LEAVES = {
 }
 _SHORTCUT = {"conv_shortcut": "downsample.0", "bn_shortcut": "downsample.1"}
 _CONV_BN = {"conv": 0, "bn": 1}
+# First part of a reference name -> the parameter group it belongs to.
+_GROUPS = {
+    "base": "backbone",
+    "local_conv_list": "embedding",
+    "temporal_conv": "intra_attention",
+    "relation_g": "relation",
+    "relation_f": "relation",
+    "stage_attention": "stage_attention",
+    "fc_list": "classifier",
+}
 # First parts of the backbone's names: what tells a bare torchvision name from the others.
 _BACKBONE = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 
@@ -67,6 +77,16 @@ def reference_name(name: str) -> str:
     if bare.partition(".")[0] in _BACKBONE:
         return f"base.{bare}"
     return bare
+
+
+def group_of(reference: str) -> str | None:
+    """Top-level parameter group of a tensor by its reference name; None if of no such group."""
+    return _GROUPS.get(reference.partition(".")[0])
+
+
+def is_imagenet_classifier(reference: str) -> bool:
+    """Whether a reference name is that of the ResNet's own last layer, which has no place here."""
+    return reference.startswith("base.fc.")
 
 
 def is_counter(name: str) -> bool:
