@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from jaxtyping import Int
 
 from stf_jax.data.checks import examples
 from stf_jax.errors import UserError
+from stf_jax.prepare.mat_files import read_mat
 
 NAME = re.compile(r"(00-1|[0-9]{4})C([0-9])T([0-9]{1,9})F([0-9]{1,9})\.(?:jpg|jpeg|png)", re.I)
 """Person, camera, track and frame: `0001C1T0001F001.jpg`; junk is person `00-1`."""
@@ -51,36 +51,6 @@ def find_info(source: Path, info: Path | None = None) -> Path:
         f"{source}: no tracks_test_info.mat in {', '.join(map(str, places))}; it comes with the "
         "authors' evaluation code, in its folder info: name that folder with --info"
     )
-
-
-def read_mat(path: Path) -> np.ndarray:
-    """The one variable of a .mat file, as integers.
-
-    Raises:
-        UserError: no file, no .mat file, or not a single table of whole numbers.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; it belongs to the data set, copy it there")
-    try:
-        values = scipy.io.loadmat(path)
-    except Exception as error:  # scipy raises whatever the bytes lead it into
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path}: cannot be read as a .mat file ({reason:.80}); get it again"
-        ) from None
-    tables = {key: value for key, value in values.items() if not key.startswith("__")}
-    if len(tables) != 1:
-        raise UserError(
-            f"{path}: holds {len(tables)} variables ({', '.join(sorted(tables)) or 'none'}); "
-            "expected one; get the file again"
-        )
-    (value,) = tables.values()
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf" or value.ndim != 2:
-        raise UserError(f"{path}: holds no table of numbers; get the file again")
-    integers = value.astype(np.int64)
-    if not np.array_equal(integers, value):
-        raise UserError(f"{path}: has numbers that are not whole; get the file again")
-    return integers
 
 
 def unofficial(info: Path) -> list[str]:

@@ -1,0 +1,110 @@
+"""PRID2011, multi-shot -> the layout, all ten splits: `python -m stf_jax.prepare prid2011`.
+
+Hirzer et al., "Person Re-Identification by Descriptive and Discriminative Classification",
+SCIA 2011. The splits are those that published results on video use.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from stf_jax.errors import UserError
+from stf_jax.prepare.official_counts import PRID2011, comparison
+from stf_jax.prepare.placing import add_placing_arguments
+from stf_jax.prepare.source_tracklets import SourceTracklet
+from stf_jax.prepare.two_cameras import Split, check_people, counts, read_people, write_splits
+
+DESCRIPTION = """\
+PRID2011 (multi-shot) -> this project's layout, all ten splits over one folder of images:
+partitions_00.pkl to partitions_09.pkl. DIR holds prid_2011/multi_shot/cam_a and cam_b. Of the 200
+people in both cameras the 178 with at least 27 frames in each are used, 89 to train and 89 to
+test. Queries are camera a (1 in the layout), gallery camera b (2). Published figures are means
+over the ten splits, which come with this program.
+"""
+EPILOG = """\
+example:
+  python -m stf_jax.prepare prid2011 --source prid2011 --output data/prid2011
+
+Run again after an interruption, the same command goes on where it was.
+"""
+SPLITS_FILE = Path(__file__).with_name("prid2011_splits.json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `prepare prid2011` to a parser."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_placing_arguments(parser)
+    other = "other splits: JSON, a list of {train: [person_0001, ...], test: [...]}"
+    parser.add_argument("--splits", type=Path, metavar="FILE", help=other, default=SPLITS_FILE)
+
+
+def read_splits(path: Path) -> list[Split]:
+    """The splits of a JSON file of lists of person folders.
+
+    Raises:
+        UserError: anything else, or a person in both halves.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        splits = [
+            Split(
+                *(
+                    tuple(sorted(int(name.removeprefix("person_")) for name in value[half]))
+                    for half in ("train", "test")
+                )
+            )
+            for value in values
+        ]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"{path}: holds no splits; expected JSON such as "
+            '[{"train": ["person_0001"], "test": ["person_0002"]}]'
+        ) from None
+    if not splits:
+        raise UserError(f"{path}: holds no splits at all")
+    for number, split in enumerate(splits):
+        everyone = [*split.train, *split.test]
+        if len(set(everyone)) < len(everyone) or not split.train or not split.test:
+            raise UserError(
+                f"{path}: split {number} has a person twice or an empty half; expected each "
+                "person in one half"
+            )
+    return splits
+
+
+def read_prid2011(source: Path, splits_file: Path) -> tuple[list[SourceTracklet], list[Split]]:
+    """Reads the person folders of both cameras that the splits name.
+
+    Raises:
+        UserError: folders that are missing, or splits that cannot be read.
+    """
+    splits = read_splits(splits_file)
+    places = [source / "prid_2011" / "multi_shot", source / "multi_shot", source]
+    folder = next((place for place in places if (place / "cam_a").is_dir()), None)
+    if folder is None:
+        raise UserError(
+            f"{source}: has neither prid_2011/multi_shot/cam_a nor multi_shot/cam_a; give the "
+            "folder that PRID2011 was unpacked into"
+        )
+    tracklets = [
+        tracklet
+        for camera, name in enumerate(("cam_a", "cam_b"), 1)
+        for tracklet in read_people(source, folder / name, camera, r"person_([0-9]+)")
+    ]
+    people = {person for split in splits for person in (*split.train, *split.test)}
+    return check_people(tracklets, people, folder, splits_file.name), splits
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs `prepare prid2011`: reads everything, places the images, writes the splits last.
+
+    Raises:
+        UserError: bad input, or an output folder that belongs to something else.
+    """
+    tracklets, splits = read_prid2011(args.source, args.splits)
+    written = write_splits("prid2011", args.source, args.output, tracklets, splits, copy=args.copy)
+    print(comparison("PRID2011", counts(tracklets, splits), PRID2011))
+    print(written)
