@@ -15,6 +15,7 @@ from jaxtyping import Array, Int, PyTree
 
 from stf_jax.errors import UserError
 from stf_jax.training.schedules import (
+    Config,
     OptimizerSettings,
     Schedule,
     classifier_only_steps,
@@ -33,7 +34,7 @@ GROUP_OF = {
 
 
 def make_optimizer(
-    config: Mapping[str, Any], steps_per_epoch: int, total_steps: int, params: PyTree
+    config: Config, steps_per_epoch: int, total_steps: int, params: PyTree
 ) -> tuple[optax.GradientTransformation, dict[str, Schedule]]:
     """Optimiser of `config.optimizer` and the learning rate of each group.
 

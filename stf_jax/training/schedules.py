@@ -14,9 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
+from ml_collections import ConfigDict
 
 from stf_jax.errors import UserError
 
+Config = Mapping[str, Any] | ConfigDict
 GROUPS = ("backbone", "classifier", "rest")
 
 # Training step (0-based, int or array of ints) -> learning rate; an optax.Schedule with its types.
@@ -44,8 +46,8 @@ class OptimizerSettings:
     accumulate: int = 1  # training steps per update
 
 
-def settings_from_config(config: Mapping[str, Any]) -> OptimizerSettings:
-    """Checks `config.optimizer` (a mapping, or an ml_collections ConfigDict) in full.
+def settings_from_config(config: Config) -> OptimizerSettings:
+    """Checks `config.optimizer` in full.
 
     Raises:
         UserError: a line for each unknown key, wrong type and value out of range, naming the key.

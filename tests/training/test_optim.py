@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from stf_jax.errors import UserError
 from stf_jax.training.optim import make_optimizer
@@ -352,8 +353,6 @@ def test_unknown_keys_and_all_findings_at_once():
 
 
 def test_settings_may_come_from_a_config_dict():
-    import ml_collections
-
-    config = ml_collections.ConfigDict({"lr_rest": 0.5, "staircase_epochs": (2,), "accumulate": 2})
-    schedules = make_optimizer(config, 4, 8, {"backbone": jnp.ones(3)})[1]  # type: ignore[arg-type]
+    config = ConfigDict({"lr_rest": 0.5, "staircase_epochs": (2,), "accumulate": 2})
+    schedules = make_optimizer(config, 4, 8, {"backbone": jnp.ones(3)})[1]
     np.testing.assert_allclose([schedules["rest"](s) for s in (3, 4)], [0.5, 0.1], rtol=1e-6)

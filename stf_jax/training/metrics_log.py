@@ -1,0 +1,164 @@
+"""What a run reports as it goes: metrics.jsonl for programs, TensorBoard files for people, a bar.
+
+metrics.jsonl has one JSON object a line: "step" (training steps done), "time" (seconds since 1970),
+and numbers, or lists of numbers, by name. It is cut back to the step a run goes on from, so that a
+killed and resumed run has everything once.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import (  # made at run time, which pyright cannot see
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboard.compat.proto.summary_pb2 import (
+    Summary,  # pyright: ignore[reportAttributeAccessIssue]
+)
+
+# The package's EventFileWriter would import TensorFlow, only to open a file.
+from tensorboard.summary.writer.record_writer import RecordWriter
+from tqdm import tqdm
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class MetricsLog:
+    """Open log of one run; a context manager. Every entry is on disk when `write` returns.
+
+    Write the entries of a step before saving that step: what is not written when the run is killed
+    is not written again.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike[str], resume_step: int = 0, *, tensorboard: bool = True
+    ) -> None:
+        """Opens the files in `workdir` (made if need be), cut back to `resume_step`.
+
+        Args:
+            workdir: folder of the run; files of an earlier start of it are gone on with.
+            resume_step: training steps done; 0 at the start of a run.
+            tensorboard: whether to write event files too, into `workdir`/tensorboard.
+        """
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        cut_back(workdir / METRICS_FILE, resume_step)
+        self._lines = open(workdir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115
+        self._events = (
+            _open_events(workdir / TENSORBOARD_FOLDER, resume_step) if tensorboard else None
+        )
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one entry: `values` are numbers (Python, numpy or jax scalars) or 1-d arrays.
+
+        Lists go to metrics.jsonl only. NaN and infinity are null there (JSON has none).
+        """
+        now = time.time()
+        entry = {name: np.asarray(value).tolist() for name, value in values.items()}
+        line = {"step": int(step), "time": round(now, 3), **{n: _json(v) for n, v in entry.items()}}
+        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+        self._lines.flush()
+        if self._events is not None:
+            scalars = [
+                Summary.Value(tag=name, simple_value=value)
+                for name, value in entry.items()
+                if not isinstance(value, list)
+            ]
+            event = Event(wall_time=now, step=int(step), summary=Summary(value=scalars))
+            self._events.write(event.SerializeToString())
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._lines.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> "MetricsLog":
+        """Gives the log itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the files."""
+        self.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Entries of a metrics.jsonl in order, without broken lines; none where there is no file."""
+    return [entry for _, entry in _whole_lines(Path(path))]
+
+
+def cut_back(path: str | os.PathLike[str], step: int) -> None:
+    """Drops the entries after `step`, and broken lines, from a metrics.jsonl; all or nothing."""
+    path = Path(path)
+    if not path.exists():
+        return
+    kept = [line + b"\n" for line, entry in _whole_lines(path) if entry["step"] <= step]
+    whole = path.with_name(path.name + ".new")
+    with open(whole, "wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    whole.replace(path)
+
+
+def progress_bar(total_steps: int, done: int = 0, *, shown: bool = True) -> tqdm:
+    """Bar with rate and time left, from `done` on; `update()` per step, `set_postfix(loss=...)`.
+
+    A terminal sees it move; a file gets it every half minute.
+    """
+    seconds = 0.2 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=total_steps,
+        initial=done,
+        unit="step",
+        mininterval=seconds,
+        dynamic_ncols=True,
+        disable=not shown,
+    )
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # cut off in the middle, by a kill or a full disk
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            yield line, entry
+
+
+def _open_events(folder: Path, resume_step: int) -> RecordWriter:
+    folder.mkdir(parents=True, exist_ok=True)
+    goes_on = any(folder.glob("events.out.tfevents.*"))
+    name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+    writer = RecordWriter(open(folder / name, "wb"))  # noqa: SIM115
+    first = [Event(wall_time=time.time(), file_version="brain.Event:2")]
+    if goes_on:
+        # Makes TensorBoard forget what earlier files have behind this step.
+        start = SessionLog(status=SessionLog.SessionStatus.START)
+        first.append(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+    for event in first:
+        writer.write(event.SerializeToString())
+    writer.flush()
+    return writer
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_json(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

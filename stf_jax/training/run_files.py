@@ -1,0 +1,162 @@
+"""What lies beside a run's checkpoints: its config, its label map, and what it was made with.
+
+`config.json`, `labels.json` (person id -> classifier label) and `versions.json`, in the workdir.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import stf_jax
+from stf_jax.errors import UserError
+
+Config = Mapping[str, Any] | ConfigDict
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+CONFIG_FILE, LABELS_FILE, VERSIONS_FILE = "config.json", "labels.json", "versions.json"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The three files as read back; tuples of the config are lists."""
+
+    config: dict[str, Any]
+    labels: dict[int, int]
+    versions: dict[str, str]
+
+
+def write_run_files(
+    workdir: str | os.PathLike[str], config: Config, labels: Mapping[int, int]
+) -> None:
+    """Writes the files into `workdir` (made if need be), each whole or not at all.
+
+    Args:
+        workdir: folder of the run.
+        config: nested mappings of numbers, strings, bools, None and sequences.
+        labels: person id -> label 0..K-1 of the classifier; both whole numbers.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write_json(workdir / VERSIONS_FILE, versions())
+    _write_json(workdir / LABELS_FILE, {str(int(p)): int(k) for p, k in sorted(labels.items())})
+    _write_json(workdir / CONFIG_FILE, _plain(config))  # last: it marks the set as whole
+
+
+def read_run_files(workdir: str | os.PathLike[str]) -> RunFiles | None:
+    """The files of `workdir`; None where no run has begun.
+
+    Raises:
+        UserError: a file is missing beside the others, or is not what `write_run_files` writes.
+    """
+    workdir = Path(workdir)
+    if not (workdir / CONFIG_FILE).exists():
+        return None
+    labels = _read_json(workdir / LABELS_FILE)
+    try:
+        by_person = {int(person): int(label) for person, label in labels.items()}
+    except (TypeError, ValueError) as error:
+        where = workdir / LABELS_FILE
+        raise UserError(f"{where}: {error}; expected person ids mapped to labels") from error
+    config, made_with = (_read_json(workdir / name) for name in (CONFIG_FILE, VERSIONS_FILE))
+    return RunFiles(config, by_person, made_with)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and those it computes with; git revision; kind of device.
+
+    The revision is that of the checkout this package lies in, "-dirty" where tracked files are
+    changed; left out where there is none.
+    """
+    found = {"python": platform.python_version(), "stf_jax": stf_jax.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    revision = _git_revision()
+    if revision:
+        found["git"] = revision
+    devices = jax.devices()
+    return {**found, "device": devices[0].device_kind, "devices": str(len(devices))}
+
+
+def differing_keys(stored: Config, now: Config) -> dict[str, str]:
+    """What differs between two configs: dotted key -> "stored value -> value now".
+
+    Numbers equal in value, and lists and tuples of equal members, are the same. A key that only one
+    of the configs has counts as a difference, with "nothing" on the other side.
+    """
+    before, after = _flat(_plain(stored)), _flat(_plain(now))
+    return {
+        key: f"{_shown(before, key)} -> {_shown(after, key)}"
+        for key in [*after, *(k for k in before if k not in after)]
+        if key not in before or key not in after or before[key] != after[key]
+    }
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "nothing"
+
+
+def _plain(config: Any) -> Any:
+    """Dicts, lists and scalars only, as JSON gives them back."""
+    if hasattr(config, "items"):
+        return {str(key): _plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [_plain(value) for value in config]
+    if hasattr(config, "item"):  # numpy scalars
+        return config.item()
+    return str(config) if isinstance(config, os.PathLike) else config
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def _git_revision() -> str | None:
+    root = Path(stf_jax.__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # installed: a repository further up would be another one
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        # Tags would make it a name that moves.
+        run = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() or None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2) + "\n"
+    whole = path.with_name(path.name + ".new")
+    with open(whole, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    whole.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found beside {CONFIG_FILE}; copy the whole workdir") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); expected what training wrote") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: found {type(value).__name__}, expected a JSON object")
+    return value
