@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from stf_jax.data.checks import examples
 from stf_jax.errors import UserError
-from stf_jax.prepare.mat_files import read_mat
+from stf_jax.prepare.mat_files import query_rows, read_mat
 
 NAME = re.compile(r"(00-1|[0-9]{4})C([0-9])T([0-9]{1,9})F([0-9]{1,9})\.(?:jpg|jpeg|png)", re.I)
 """Person, camera, track and frame: `0001C1T0001F001.jpg`; junk is person `00-1`."""
@@ -138,12 +138,4 @@ def read_query_rows(info: Path, num_rows: int) -> Int[np.ndarray, " q"]:
         UserError: rows that the table does not have, or one named twice.
     """
     path = info / "query_IDX.mat"
-    rows = np.sort(read_mat(path).reshape(-1))
-    if not len(rows) or rows[0] < 1 or rows[-1] > num_rows:
-        found = f"{rows[0]} to {rows[-1]}" if len(rows) else "none"
-        raise UserError(
-            f"{path}: rows {found}; expected rows 1 to {num_rows} of tracks_test_info.mat"
-        )
-    if np.any(rows[1:] == rows[:-1]):
-        raise UserError(f"{path}: names {rows[:-1][rows[1:] == rows[:-1]][0]} twice; get it again")
-    return rows - 1
+    return query_rows(read_mat(path), path, num_rows, "tracks_test_info.mat")

@@ -39,8 +39,10 @@ def image_names(tracklet: SourceTracklet, camera_digits: int = 1) -> list[str]:
 
 def listing_digest(files: Sequence[str], names: Sequence[str]) -> str:
     """SHA-256 of which file becomes which image; the same for two runs on the same source."""
-    pairs = (f"{file}\t{name}\n" for file, name in zip(files, names, strict=True))
-    return hashlib.sha256("".join(pairs).encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256()
+    for file, name in zip(files, names, strict=True):
+        digest.update(f"{file}\t{name}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def files_below(folder: Path) -> dict[str, str]:

@@ -260,7 +260,7 @@ def save(name, **values):
         (break_names, "rows are no range of the .* lines of .*test_name.txt"),
         (repeat_a_name, "1 of .* names come a second time"),
         (save("query_IDX.mat", query_IDX=[[1, 99999]]), "rows 1 to 99999; expected rows 1 to"),
-        (save("query_IDX.mat", query_IDX=[[3, 3]]), "names 3 twice"),
+        (save("query_IDX.mat", query_IDX=[[3, 3]]), "names row 3 twice"),
         (save("query_IDX.mat", a=[[1]], b=[[1]]), r"holds 2 variables \(a, b\)"),
         (save("tracks_train_info.mat", a=[[1, 2, 3]]), "is a table of 1 x 3; expected four"),
         (save("tracks_train_info.mat", a=[[1, 2, 1.5, 3]]), "numbers that are not whole"),
