@@ -60,7 +60,7 @@ def training_plan(
     """The plan of one epoch, a pure function of (table, seed, epoch) and the options.
 
     Tracklets without a label (-1) take no part. From a tracklet of length L a number of frames
-    is drawn, uniform between min(min_frames, L) and max_frames at most, and then so many
+    is drawn, uniform from min(min_frames, L) to min(max_frames, L), and then so many
     different frames (the reference's recipe, 5 and 25).
 
     Args:

@@ -1,0 +1,279 @@
+"""A plan -> packed uint8 batches: images are read, decoded and resized in parallel, in order.
+
+The only room that uses TensorFlow, and of it only tf.data and image decoding, on the CPU. Frames
+flow one by one through a parallel map and are put into steps here: on two cores that took the
+same 0.6 ms of CPU a frame as a map over whole steps (of it 0.3 for decoding a JPEG of 256x128 and
+0.3 for resizing it to 384x128), and a step with an unreadable image loses that image only.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stf_jax.data.augment_options import check_options, fill_colour
+from stf_jax.data.sampling import Plan, frame_counts
+from stf_jax.data.tracklets import TrackletTable
+from stf_jax.errors import UserError
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not needed here, and it prints a notice
+
+import tensorflow as tf
+
+_LOG = logging.getLogger(__name__)
+_BLOCK = 16  # frames that leave tf.data together
+_NAMED = 20  # unreadable images that are named in the log, a line each
+
+try:
+    # JAX owns the accelerators; before anything else, or TensorFlow takes all of their memory.
+    tf.config.set_visible_devices([], "GPU")
+except RuntimeError:
+    _LOG.warning("TensorFlow was in use before stf_jax.data.pipeline and may hold GPU memory")
+
+
+def batches(
+    table: TrackletTable,
+    plan: Plan,
+    *,
+    height: int,
+    width: int,
+    buckets: Sequence[int],
+    start_step: int = 0,
+    on_corrupt: str = "error",
+    threads: int | None = None,
+    host_augment: Mapping[str, Any] | None = None,
+    seed: int | Sequence[int] = 0,
+    prefetch: int = 2,
+    devices: slice = slice(None),
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batches of a plan, from `start_step` on.
+
+    A batch depends on the table, the plan, the step and the options only: not on threads, nor on
+    where one started. Images (PNG or JPEG; grey, palette, alpha, 16 bit; alpha is dropped, EXIF
+    rotation is not applied) become RGB and are resized with bilinear interpolation between the
+    nearest four pixels and without antialiasing, as OpenCV's INTER_LINEAR does (pixel centres at
+    halves; within one level of it).
+
+    Args:
+        table: that the plan was made for.
+        plan: see `stf_jax.data.sampling`.
+        height: H, pixels.
+        width: W, pixels.
+        buckets: allowed values of M, ascending. A step has the smallest one that holds the frames
+            of its fullest device (of all devices of the plan, so that hosts agree).
+        start_step: steps of the plan to leave out.
+        on_corrupt: "error", or "skip": an image that cannot be read is left out of its batch, M
+            stays. Logged with a count; a tracklet without any image left becomes an empty one.
+        threads: that decode; by default as many as the process may use cores.
+        host_augment: options of which `horizontal_crop`, `horizontal_crop_keep` and `pad_ratio`
+            are used (see `stf_jax.data.augment_options`); None does none of them.
+        seed: of the random crops: at least 0, one number or several, such as (seed, epoch). A
+            frame's crop depends on this and on its place in the plan.
+        prefetch: steps that are read ahead.
+        devices: the share of the plan's devices (its second axis) that this host feeds.
+
+    Yields:
+        `images` uint8 [D, M, H, W, 3]: the real frames of each device, in the order of the plan,
+        then zeros; `tracklet` int32 [D, M]: 0..B-1, B for padding; `slot` int32 [D, M]: 0..T-1, 0
+        for padding; `labels` int32 [D, B], -1 for an empty tracklet; `tracklets` int64 [D, B]: row
+        of the table, -1 for an empty one. The arrays are new ones for each batch.
+
+    Raises:
+        UserError: no bucket is large enough; on_corrupt is neither; an option is unknown; while
+            iterating, under "error", an image cannot be read (it is named).
+    """
+    if on_corrupt not in ("error", "skip"):
+        raise UserError(f"on_corrupt {on_corrupt!r}: expected 'error' or 'skip'")
+    counts = frame_counts(plan).max(axis=1, initial=0)
+    sizes = np.array(sorted(buckets))
+    if counts.max(initial=0) > sizes[-1]:
+        raise UserError(
+            f"a step has {counts.max()} frames on a device, the largest of the batch sizes "
+            f"{', '.join(map(str, sizes))} is too small; choose them with frame_buckets"
+        )
+    options = check_options(host_augment)
+    keep = _kept_shares(plan, options, seed)
+    steps = slice(start_step, None)
+    share = Plan(plan.tracklets[steps, devices], plan.frames[steps, devices])
+    sizes = sizes[np.searchsorted(sizes, counts[steps])]
+    real = share.frames >= 0
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        threads = threads or os.cpu_count() or 1
+    ahead = -(-prefetch * share.frames.shape[1] * int(sizes.max(initial=0)) // _BLOCK)
+    names = table.names[share.frames[real]]
+
+    def load(name: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+        path = tf.strings.join([str(table.image_dir), name], separator=os.sep)
+        image = decode(tf.io.read_file(path))
+        if options["horizontal_crop"] > 0:
+            image = keep_top(image, kept)
+        if options["pad_ratio"] > 0:
+            image = pad_to_ratio(image, options["pad_ratio"])
+        return resize(image, height, width)
+
+    frames = _frames(load, names, keep[steps, devices][real], on_corrupt, threads, ahead)
+    frames = _explained(frames, load, names, table.image_dir)
+    return _steps(table, share, sizes, (height, width), frames, names)
+
+
+def decode(contents: tf.Tensor) -> tf.Tensor:
+    """uint8 [h, w, 3] RGB from the bytes of a PNG or JPEG file of any mode."""
+    # This operation decodes PNGs, too. The accurate transform is that of OpenCV and Pillow.
+    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """uint8 [h, w, 3] -> uint8 [H, W, 3], bilinear, pixel centres at halves, no antialiasing."""
+    resized = tf.raw_ops.ResizeBilinear(
+        images=image[None], size=[height, width], half_pixel_centers=True
+    )
+    return tf.cast(resized[0] + 0.5, tf.uint8)
+
+
+def keep_top(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    """The top `share` (0..1, at least a row) of images taller than 1.5 times their width."""
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    rows = tf.cast(tf.round(tf.cast(height, tf.float32) * share), tf.int32)
+    return image[: tf.where(2 * height > 3 * width, tf.maximum(rows, 1), height)]
+
+
+def pad_to_ratio(image: tf.Tensor, ratio: float) -> tf.Tensor:
+    """Adds the image mean on both sides, or above and below, until height / width is `ratio`."""
+    size = tf.shape(image)[:2]
+    height, width = tf.unstack(tf.cast(size, tf.float32))
+    wanted = tf.cast(tf.round(tf.stack([width * ratio, height / ratio])), tf.int32)
+    missing = tf.maximum(wanted - size, 0)
+    before = missing // 2
+    edges = tf.concat([tf.stack([before, missing - before], axis=1), [[0, 0]]], axis=0)
+    colour = tf.constant(fill_colour())
+    return tf.cast(tf.pad(tf.cast(image, tf.int32) - colour, edges) + colour, tf.uint8)
+
+
+def _kept_shares(plan: Plan, options: Mapping[str, Any], seed: int | Sequence[int]) -> np.ndarray:
+    """float32 [S, D, B, T]: the share of the height to keep of each frame."""
+    if options["horizontal_crop"] <= 0:
+        return np.broadcast_to(np.float32(1), plan.frames.shape)
+    # The spawn key keeps these draws apart from those of the plan.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
+    chance, place = rng.random((2, *plan.frames.shape), np.float32)
+    low, high = options["horizontal_crop_keep"]
+    share = low + (high - low) * place
+    return np.where(chance < options["horizontal_crop"], share, 1).astype(np.float32)
+
+
+def _frames(
+    load: Any, names: np.ndarray, keep: np.ndarray, on_corrupt: str, threads: int, ahead: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of (index [k], image [k, H, W, 3]) in the order of `names`."""
+    dataset = tf.data.Dataset.from_tensor_slices((names, keep, np.arange(len(names))))
+    dataset = dataset.map(
+        lambda name, kept, index: (index, load(name, kept)),
+        num_parallel_calls=threads,
+        deterministic=True,
+    )
+    if on_corrupt == "skip":
+        dataset = dataset.ignore_errors()
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    dataset = dataset.batch(_BLOCK).prefetch(max(ahead, 1)).with_options(options)
+    blocks: Any = dataset.as_numpy_iterator()
+    return blocks
+
+
+def _explained(
+    frames: Iterator[tuple[np.ndarray, np.ndarray]], load: Any, names: np.ndarray, image_dir: Path
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same blocks; a failure becomes a UserError that names the image."""
+    start = 0
+    while True:
+        try:
+            block = next(frames)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            # Blocks come in order: the image is in the next one.
+            for name in names[start : start + _BLOCK]:
+                try:
+                    load(tf.constant(name), tf.constant(1.0))
+                except tf.errors.OpError as reason:
+                    raise _unreadable(image_dir / os.fsdecode(name), reason) from None
+            raise UserError(
+                f"{image_dir}: an image could not be read but now can ({_first_line(error)}); is "
+                "the folder being written to? Start again"
+            ) from None
+        start += len(block[0])
+        yield block
+
+
+def _unreadable(path: Path, reason: tf.errors.OpError) -> UserError:
+    found = "no such file" if isinstance(reason, tf.errors.NotFoundError) else _first_line(reason)
+    return UserError(
+        f"{path}: cannot be read ({found}); expected a whole PNG or JPEG; replace it, drop it with "
+        "`python -m stf_jax.prepare verify --fix`, or set data.on_corrupt to 'skip'"
+    )
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    text = (error.message.strip() or type(error).__name__).splitlines()[0]
+    return text.partition(" [Op:")[0].rpartition("}} ")[2]
+
+
+def _steps(
+    table: TrackletTable,
+    plan: Plan,
+    sizes: np.ndarray,
+    shape: tuple[int, int],
+    frames: Iterator[tuple[np.ndarray, np.ndarray]],
+    names: np.ndarray,
+) -> Iterator[dict[str, np.ndarray]]:
+    _, num_devices, num_tracklets, _ = plan.frames.shape
+    step, device, tracklet, slot = np.nonzero(plan.frames >= 0)
+    ends = np.searchsorted(step, np.arange(len(sizes)), side="right")
+    index, images = np.zeros(0, np.int64), np.zeros((0, *shape, 3), np.uint8)
+    start, skipped = 0, 0
+    for s, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+        batch = {
+            "images": np.zeros((num_devices, size, *shape, 3), np.uint8),
+            "tracklet": np.full((num_devices, size), num_tracklets, np.int32),
+            "slot": np.zeros((num_devices, size), np.int32),
+        }
+        seen = np.zeros(end - start, bool)
+        filled = [0] * num_devices
+        while True:
+            here = int(np.searchsorted(index, end))
+            seen[index[:here] - start] = True
+            for d in np.unique(device[index[:here]]):
+                (its,) = np.nonzero(device[index[:here]] == d)
+                rows = slice(filled[d], filled[d] + len(its))
+                batch["images"][d, rows] = images[its[0] : its[-1] + 1]
+                batch["tracklet"][d, rows] = tracklet[index[its]]
+                batch["slot"][d, rows] = slot[index[its]]
+                filled[d] += len(its)
+            index, images = index[here:], images[here:]
+            # Without a later frame in hand more of this step's may come.
+            if len(index) or seen.all():
+                break
+            index, images = next(frames, (index, images))
+            if not len(index):
+                break
+        for name in names[start:end][~seen]:
+            skipped += 1
+            if skipped <= _NAMED:
+                _LOG.warning("%s: cannot be read, left out", table.image_dir / os.fsdecode(name))
+        planned = plan.tracklets[s]
+        used = np.arange(num_tracklets) == batch["tracklet"][:, :, None]  # [D, M, B]
+        batch["tracklets"] = np.where(used.any(axis=1), planned, -1)
+        labels = np.where(batch["tracklets"] >= 0, table.labels[planned], -1)
+        batch["labels"] = labels.astype(np.int32)
+        start = end
+        yield batch
+    if skipped:
+        _LOG.warning("%d of %d images could not be read and were left out", skipped, len(names))
