@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from stf_jax.errors import UserError
-from stf_jax.training.losses import batch_hard_triplet, smoothed_cross_entropy
+from stf_jax.training import losses
+
+smoothed_cross_entropy = jax.jit(losses.smoothed_cross_entropy)
+batch_hard_triplet = jax.jit(losses.batch_hard_triplet, static_argnames=("distance", "margin"))
 
 
 def _cross_entropy_by_hand(logits, labels, smoothing):
@@ -49,7 +52,7 @@ def _triplet_by_hand(features, labels, distance, margin):
 
 def _check_gradient(function, x, rng, directions=6):
     """Central differences along random directions, in float64."""
-    gradient = jax.grad(function)(x)
+    gradient = jax.jit(jax.grad(function))(x)
     assert np.isfinite(gradient).all()
     for _ in range(directions):
         direction = rng.normal(size=x.shape)
@@ -88,7 +91,7 @@ def test_cross_entropy_ignores_empty_slots_whatever_is_in_them():
     logits = rng.normal(size=(3, 2, 5)).astype(np.float32)
     labels = np.array([4, 1, 0])
     wide = np.concatenate([logits, np.full((2, 2, 5), np.nan, np.float32)])
-    function = jax.value_and_grad(smoothed_cross_entropy)
+    function = jax.jit(jax.value_and_grad(losses.smoothed_cross_entropy))
     loss, gradient = function(jnp.asarray(logits), jnp.asarray(labels))
     loss_wide, gradient_wide = function(jnp.asarray(wide), jnp.append(labels, jnp.array([-1, -1])))
     np.testing.assert_allclose(loss_wide, loss, rtol=1e-6)
@@ -168,7 +171,7 @@ def test_triplet_gradient(distance, margin):
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e-25, 1e15])
 def test_triplet_gradient_is_finite_between_equal_features(distance, margin, value):
     function = jax.value_and_grad(
-        lambda x: batch_hard_triplet(x, jnp.array([0, 0, 1, 1]), distance=distance, margin=margin)
+        lambda x: batch_hard_triplet(x, np.array([0, 0, 1, 1]), distance=distance, margin=margin)
     )
     loss, gradient = function(jnp.full((4, 3), value))
     assert np.isfinite(loss)

@@ -37,6 +37,7 @@ def test_what_is_written_is_read(tmp_path):
         "labels.json",
         "versions.json",
     ]
+    of_numpy: Any = {np.int64(3): np.int64(0)}
     write_run_files(workdir, {"seed": np.int64(1)}, of_numpy)
     again = read_run_files(workdir)
     assert again is not None
