@@ -10,6 +10,7 @@ from stf_jax.evaluation.protocols import (
     select_rows,
 )
 from stf_jax.evaluation.ranking import Ranking, rank_gallery
+from stf_jax.evaluation.reranking import rerank, rerank_features, rerank_memory
 
 __all__ = [
     "PROTOCOLS",
@@ -20,5 +21,8 @@ __all__ = [
     "pairwise_distances",
     "pool_queries",
     "rank_gallery",
+    "rerank",
+    "rerank_features",
+    "rerank_memory",
     "select_rows",
 ]

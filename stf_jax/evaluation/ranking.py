@@ -1,6 +1,5 @@
 """Distances -> CMC, mean average precision and mINP under a named protocol."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from stf_jax.evaluation.arguments import (
     checked_labels,
     checked_matrix,
 )
+from stf_jax.evaluation.cores import usable_cores
 from stf_jax.evaluation.places import JUNK_ID, Labels, make_labels, match_places
 from stf_jax.evaluation.protocols import PROTOCOLS
 from stf_jax.evaluation.single_shot import single_shot_ranks
@@ -105,7 +105,7 @@ def rank_gallery(
     rows = max(1, _BLOCK_ELEMENTS // max(1, num_gallery))
     blocks = [slice(a, min(a + rows, num_queries)) for a in range(0, max(1, num_queries), rows)]
     trapezoid = protocol == "mars-official"
-    with ThreadPoolExecutor(_usable_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         parts = list(pool.map(lambda block: _score(distances, labels, block, trapezoid), blocks))
     precisions, penalties, first_ranks, counts = (
         np.concatenate(parts_of_one) for parts_of_one in zip(*parts, strict=True)
@@ -170,10 +170,3 @@ def _query_cmc(ranks: np.ndarray, valid: np.ndarray, max_rank: int) -> np.ndarra
     shares = np.cumsum(found, axis=1) / draws
     shares[~valid] = np.nan
     return shares
-
-
-def _usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1

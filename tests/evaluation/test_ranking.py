@@ -164,7 +164,11 @@ def test_junk_is_ignored_not_ranked(golden):
 
 def test_wide_gallery_counts_beyond_sixteen_bits():
     distances = np.zeros((1, 70_001), np.float32)
-    labels = {"query_ids": [5], "query_cameras": [1], "gallery_cameras": np.full(70_001, 2)}
+    labels: dict[str, Any] = {
+        "query_ids": [5],
+        "query_cameras": [1],
+        "gallery_cameras": np.full(70_001, 2),
+    }
     gallery_ids = np.zeros(70_001, np.int64)
     gallery_ids[-1] = 5
     result = rank_gallery(distances, gallery_ids=gallery_ids, **labels)
@@ -182,11 +186,11 @@ def test_inputs_stay_as_they_are(golden):
 
 def test_no_queries_and_no_gallery():
     none = np.zeros(0, np.int64)
-    labels = {"query_ids": none, "query_cameras": none}
+    labels: dict[str, Any] = {"query_ids": none, "query_cameras": none}
     result = rank_gallery(np.zeros((0, 2)), gallery_ids=[1, 2], gallery_cameras=[1, 1], **labels)
     assert result.valid_queries == result.num_queries == 0
     assert np.isnan(result.mean_ap)
-    labels = {"gallery_ids": none, "gallery_cameras": none}
+    labels: dict[str, Any] = {"gallery_ids": none, "gallery_cameras": none}
     result = rank_gallery(np.zeros((2, 0)), query_ids=[1, 2], query_cameras=[1, 1], **labels)
     assert (result.valid_queries, result.num_queries) == (0, 2)
 
