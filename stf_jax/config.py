@@ -13,8 +13,12 @@ from ml_collections import ConfigDict
 
 from stf_jax.errors import UserError
 
+# An ml_collections.ConfigDict. Its attributes are typed as a union of everything, which no checker
+# can follow through `config.data.height`; `check_config` does what types would.
+Config = Any
 
-def load_config(path: str | Path) -> ConfigDict:
+
+def load_config(path: str | Path) -> Config:
     """Return `get_config()` of the Python file `path`.
 
     Raises UserError when there is no such file or it has no `get_config`.
@@ -143,7 +147,7 @@ def _findings(config: Mapping[str, Any], rules: Mapping[str, Any], prefix: str) 
     return found
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: Config) -> None:
     """Check the keys and values of `config`; see configs/mars.py for their meaning.
 
     Raises UserError with one line per unknown, missing or unusable value.
@@ -172,12 +176,12 @@ def check_config(config: ConfigDict) -> None:
         raise UserError("\n".join(found))
 
 
-def to_json(config: ConfigDict) -> dict[str, Any]:
+def to_json(config: Config) -> dict[str, Any]:
     """Return `config` as plain JSON values (tuples become lists)."""
     return json.loads(config.to_json())
 
 
-def from_json(values: Mapping[str, Any]) -> ConfigDict:
+def from_json(values: Mapping[str, Any]) -> Config:
     """Return the ConfigDict that `to_json` turned into `values`; lists become tuples."""
 
     def plain(value: Any) -> Any:

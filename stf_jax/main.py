@@ -1,4 +1,4 @@
-"""The command: `python -m stf_jax.main --config configs/mars.py --workdir DIR [--config.KEY=VALUE]`."""
+"""The command: `python -m stf_jax.main --config FILE --workdir DIR [--config.KEY=VALUE ...]`."""
 
 import argparse
 import sys
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from stf_jax.config import check_config, from_json, load_config
+from stf_jax.config import Config, check_config, from_json, load_config
 from stf_jax.errors import UserError
 
 EPILOG = """
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> ConfigDict:
+def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> Config:
     """Return the config file's values (or those stored in the workdir) with the overrides applied.
 
     Raises UserError for a missing file, an unknown key or a value of another type.
@@ -51,16 +51,25 @@ def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> Config
     if options.config is not None:
         config = load_config(options.config)
     else:
-        from stf_jax.training.run_files import read_config as stored_config
+        from stf_jax.training.run_files import read_run_files
 
-        config = from_json(stored_config(options.workdir))
+        stored = read_run_files(options.workdir)
+        if stored is None:
+            raise UserError(
+                f"{options.workdir}: no run has begun there; expected a trained one, or --config"
+            )
+        config = from_json(stored.config)
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    config_flags.DEFINE_config_dict(
+        "config", config, flag_values=values, sys_argv=["stf_jax.main", *overrides]
+    )
     try:
         left = values(["stf_jax.main", *overrides])[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{' '.join(overrides)}: {reason}; the keys are in configs/mars.py") from error
+        raise UserError(
+            f"{' '.join(overrides)}: {reason}; the keys are in configs/mars.py"
+        ) from error
     if left:
         raise UserError(f"{' '.join(left)}: expected options of the form --config.KEY=VALUE")
     check_config(config)
@@ -73,12 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = read_config(options, overrides)
         # Imported late: `--help` and a wrong option need not wait for the frameworks.
+        from stf_jax.compilation import use_compilation_cache
+
+        use_compilation_cache(config.compilation_cache)
         if options.mode == "train":
             from stf_jax.training.loop import train
 
             train(config, options.workdir)
         else:
-            from stf_jax.training.restore import evaluate_workdir
+            from stf_jax.evaluate import evaluate_workdir
 
             evaluate_workdir(config, options.workdir, options.checkpoint)
     except UserError as error:

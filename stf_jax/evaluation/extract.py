@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from stf_jax.data.augment import normalise
 from stf_jax.data.sampling import Plan
+from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
 
 
@@ -79,7 +80,7 @@ def parallel_extract_step(
 ) -> Callable[[Any, Mapping[str, Any]], dict[str, Array]]:
     """Return `extract_step` over all local devices: (variables, batch with a device axis)."""
     step = functools.partial(extract_step, model=model, num_slots=num_slots, flip=flip)
-    return jax.pmap(step, in_axes=(None, 0))
+    return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0))
 
 
 def extract_features(
@@ -91,7 +92,7 @@ def extract_features(
     num_frames: int,
     *,
     weighting: str = "mean",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> TrackletFeatures:
     """Run `step` over `batches` of `plan` and gather a feature for each of N tracklets.
 

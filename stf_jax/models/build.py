@@ -35,7 +35,9 @@ def build_model(
     if unknown:
         known = ", ".join(KEYS)
         raise UserError(
-            "\n".join(f"config.model.{key}: no such key; expected some of {known}" for key in unknown)
+            "\n".join(
+                f"config.model.{key}: no such key; expected some of {known}" for key in unknown
+            )
         )
     fields = dict(config.items())
     for key in ("stages", "frame_attention"):

@@ -68,8 +68,8 @@ class Conv(nn.Module):
     """Bias-free convolution, padded by `dilation * (kernel // 2)` on each side.
 
     A 1x1 convolution is computed as a matrix product: the same function, and the faster one where
-    the compiler has no better idea (CPU training of ResNet-50: 1.4 times). So is one of a small map,
-    over its patches: XLA's CPU convolution of a 4x2 map runs at a hundredth of the product's speed.
+    the compiler has no better idea (CPU training of ResNet-50: 1.4 times). So is one of a small
+    map, over its patches: XLA's CPU convolution of a 4x2 map has a hundredth of that speed.
     """
 
     features: int

@@ -10,11 +10,10 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from stf_jax.data.augment import augment
+from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
 from stf_jax.training.losses import batch_hard_triplet, smoothed_cross_entropy
 from stf_jax.training.state import TrainState
-
-DEVICES = "devices"  # the one name of the device axis
 
 
 def total_loss(
@@ -26,9 +25,14 @@ def total_loss(
     triplet_weight: float,
     triplet_distance: str,
     triplet_margin: float | str,
+    count: Any = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Return the loss of a batch and its parts by name; `labels` [B] int32, -1 for no tracklet."""
-    parts = {"cross_entropy": smoothed_cross_entropy(logits, labels, label_smoothing)}
+    """Return the loss of a batch and its parts by name; `labels` [B] int32, -1 for no tracklet.
+
+    `count` divides the cross entropy's sum; by default the batch's own real tracklets.
+    """
+    cross_entropy = smoothed_cross_entropy(logits, labels, label_smoothing, count=count)
+    parts = {"cross_entropy": cross_entropy}
     loss = parts["cross_entropy"]
     if triplet_weight:
         flat = features.reshape(features.shape[0], -1)
@@ -59,6 +63,9 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(DEVICES))
     frames = augment(key, batch["images"], augment_options, dtype=model.dtype)
     labels = batch["labels"]
+    # Devices may hold unlike numbers of real tracklets; the mean over devices is then still the
+    # mean over tracklets.
+    count = jnp.maximum(jax.lax.pmean((labels >= 0).sum().astype(jnp.float32), DEVICES), 1 / 4)
 
     def loss_of(params):
         output, updated = model.apply(
@@ -72,7 +79,9 @@ def train_step(
             method="packed",
             mutable=["batch_stats"],
         )
-        loss, parts = total_loss(output.features, output.logits, labels, **loss_options)
+        loss, parts = total_loss(
+            output.features, output.logits, labels, count=count, **loss_options
+        )
         guesses = output.logits.sum(1).argmax(-1)
         real = labels >= 0
         right = jnp.where(real, guesses == labels, False).sum() / jnp.maximum(real.sum(), 1)

@@ -1,0 +1,115 @@
+"""A model and a table of test tracklets -> features and scores."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from stf_jax.config import Config
+from stf_jax.data.partitions import TrackletTable
+from stf_jax.data.pipeline import batches
+from stf_jax.data.sampling import evaluation_plan, frame_buckets, frame_counts
+from stf_jax.devices import replicate
+from stf_jax.evaluation.distances import pairwise_distances
+from stf_jax.evaluation.extract import TrackletFeatures, extract_features, parallel_extract_step
+from stf_jax.evaluation.protocols import select_rows
+from stf_jax.evaluation.ranking import Ranking, rank_gallery
+from stf_jax.evaluation.reranking import rerank_features
+from stf_jax.models import TemporalFusionNet
+
+# Batches from which on another compiled size is worth its compilation.
+MANY_BATCHES = 200
+
+
+def extract_table(
+    model: TemporalFusionNet,
+    variables: Any,
+    table: TrackletTable,
+    config: Config,
+    *,
+    num_devices: int,
+    label: str = "features",
+) -> TrackletFeatures:
+    """Return a feature for every tracklet of `table`, as the config's `evaluation` section says.
+
+    Raises UserError for an unreadable image (unless `config.data.on_corrupt` is "skip") and
+    RuntimeError should a frame be missed.
+    """
+    data, evaluation = config.data, config.evaluation
+    plan = evaluation_plan(
+        table,
+        num_devices=num_devices,
+        chunk=evaluation.chunk,
+        frames_per_device=evaluation.frames_per_device,
+    )
+    # The packed batches are nearly full; a second size pays where there are many.
+    counts = frame_counts(plan).max(1)
+    buckets = frame_buckets(counts, 2 if len(counts) > MANY_BATCHES else 1)
+    variables = replicate(variables)
+    step = parallel_extract_step(model, num_slots=evaluation.chunk, flip=evaluation.flip)
+    stream = batches(
+        table,
+        plan,
+        height=data.height,
+        width=data.width,
+        buckets=buckets,
+        on_corrupt=data.on_corrupt,
+        threads=data.threads or None,
+    )
+    with tqdm(total=table.num_frames, desc=label, unit="frame", disable=None, leave=False) as bar:
+        found = extract_features(
+            step,
+            variables,
+            stream,
+            plan,
+            table.num_tracklets,
+            table.num_frames,
+            weighting=evaluation.chunk_weighting,
+            progress=bar.update,
+        )
+    missed = int(table.num_frames - found.num_frames.sum())
+    if missed and data.on_corrupt == "error":
+        raise RuntimeError(f"{missed} of {table.num_frames} frames entered no feature")
+    return found
+
+
+def rank_table(
+    features: np.ndarray,
+    table: TrackletTable,
+    protocols: Sequence[str],
+    *,
+    max_rank: int = 50,
+    distance: str = "euclidean",
+    reranked: bool = False,
+) -> dict[str, Ranking]:
+    """Return the ranking of `features` [N, D] under each of `protocols`, by name."""
+    rankings = {}
+    for protocol in protocols:
+        rows = select_rows(
+            protocol, person_ids=table.person_ids, marks=table.marks, cameras=table.cameras
+        )
+        query, gallery = features[rows.query], features[rows.gallery]
+        distances = (
+            rerank_features(query, gallery)
+            if reranked
+            else pairwise_distances(query, gallery, metric=distance)
+        )
+        rankings[protocol] = rank_gallery(
+            distances,
+            query_ids=table.person_ids[rows.query],
+            gallery_ids=table.person_ids[rows.gallery],
+            query_cameras=table.cameras[rows.query],
+            gallery_cameras=table.cameras[rows.gallery],
+            protocol=protocol,
+            max_rank=max_rank,
+        )
+    return rankings
+
+
+def headline(ranking: Ranking) -> Mapping[str, float]:
+    """Return mAP, mINP and rank-1/5/10/20 of a ranking, in [0, 1]."""
+    ranks = {
+        f"rank-{k}": float(ranking.cmc[k - 1]) for k in (1, 5, 10, 20) if k <= len(ranking.cmc)
+    }
+    return {"mAP": ranking.mean_ap, "mINP": ranking.mean_inp, **ranks}

@@ -1,0 +1,363 @@
+"""The training run, top to bottom as the data flows: layout -> batches -> steps -> scores."""
+
+import math
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from stf_jax.config import Config, check_config, to_json
+from stf_jax.data.augment_options import check_options as check_augment_options
+from stf_jax.data.partitions import TrackletTable, load_layout
+from stf_jax.data.pipeline import batches
+from stf_jax.data.sampling import Plan, frame_buckets, frame_counts, training_plan
+from stf_jax.devices import DEVICES, replicate
+from stf_jax.errors import UserError
+from stf_jax.evaluation.scoring import extract_table, headline, rank_table
+from stf_jax.models import build_model
+from stf_jax.training import checkpoint, run_files
+from stf_jax.training.metrics_log import MetricsLog, progress_bar
+from stf_jax.training.optim import make_optimizer
+from stf_jax.training.schedules import settings_from_config
+from stf_jax.training.start import starting_variables
+from stf_jax.training.state import init_state
+from stf_jax.training.steps import parallel_train_step
+
+# Epochs whose plans the packed batch sizes are chosen from.
+BUCKET_EPOCHS = 3
+# What a resumed run may have changed: nothing that is learnt depends on it.
+FREE_KEYS = (
+    "data.root",
+    "data.threads",
+    "evaluation.",
+    "train.evaluate_",
+    "train.checkpoint_minutes",
+    "train.log_every",
+    "profile_steps",
+    "compilation_cache",
+)
+# Steps computed ahead of the one whose loss is looked at.
+IN_FLIGHT = 2
+
+
+def epoch_plan(table: TrackletTable, config: Config, epoch: int, num_devices: int) -> Plan:
+    """Return the plan of `epoch` (from 1): a function of the table and the config alone."""
+    data = config.data
+    return training_plan(
+        table,
+        seed=config.seed,
+        epoch=epoch,
+        num_devices=num_devices,
+        sampler=data.sampler,
+        tracklets_per_device=data.tracklets_per_device,
+        min_frames=data.min_frames,
+        max_frames=data.max_frames,
+        tracklets_per_identity=data.tracklets_per_identity,
+    )
+
+
+def local_devices(num_devices: int) -> slice:
+    """Return this host's share of the plan's device axis."""
+    share = num_devices // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def choose_buckets(table: TrackletTable, config: Config, num_devices: int) -> tuple[int, ...]:
+    """Return the packed batch sizes of a run, ascending; each is compiled once."""
+    counts = [
+        frame_counts(epoch_plan(table, config, epoch, num_devices)).max(1)
+        for epoch in range(1, BUCKET_EPOCHS + 1)
+    ]
+    largest = config.data.tracklets_per_device * config.data.max_frames
+    return frame_buckets(np.concatenate(counts), config.data.frame_buckets, largest=largest)
+
+
+def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
+    """Write the run's config, label map and versions, or check them against an earlier start's.
+
+    Raises UserError when `workdir` holds a run of another config (but for keys that change nothing
+    of what is learnt) or of other identities.
+    """
+    labelled = table.labels >= 0
+    labels = dict(
+        zip(table.person_ids[labelled].tolist(), table.labels[labelled].tolist(), strict=True)
+    )
+    before = run_files.read_run_files(workdir)
+    if before is not None:
+        changed = run_files.differing_keys(before.config, to_json(config))
+        found = [
+            f"{workdir}: config.{key} was {change}"
+            for key, change in changed.items()
+            if not key.startswith(FREE_KEYS)
+        ]
+        if before.labels != labels:
+            found.append(
+                f"{workdir}: the run's {len(before.labels)} identities are not this data's"
+            )
+        if found:
+            mend = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
+            raise UserError("\n".join(f"{line}: {mend}" for line in found))
+    run_files.write_run_files(workdir, to_json(config), labels)
+
+
+def loss_options(config: Config) -> dict[str, Any]:
+    """Return the keyword arguments of `steps.total_loss` from the config's `loss` section."""
+    options = dict(config.loss.items())
+    if options["triplet_margin"] != "soft":
+        options["triplet_margin"] = float(options["triplet_margin"])
+    return options
+
+
+class _StopRequest:
+    """Turns SIGTERM and the first Ctrl-C into a flag: finish the step, save, leave."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: the caller's business
+                return self
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.name = signal.Signals(number).name
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def say(text: str) -> None:
+    """Print a line of the run's story without tearing the progress bar."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _training_batches(
+    table: TrackletTable,
+    config: Config,
+    buckets: tuple[int, ...],
+    num_devices: int,
+    position: checkpoint.Position,
+) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+    """Yield (epoch, step in epoch from 1, batch) from `position` on, epoch after epoch."""
+    data = config.data
+    epoch, start = position.epoch, position.step_in_epoch
+    while epoch <= config.train.epochs:
+        plan = epoch_plan(table, config, epoch, num_devices)
+        stream = batches(
+            table,
+            plan,
+            height=data.height,
+            width=data.width,
+            buckets=buckets,
+            start_step=start,
+            on_corrupt=data.on_corrupt,
+            threads=data.threads or None,
+            host_augment=check_augment_options(config.augment),
+            seed=(config.seed, epoch),
+            devices=local_devices(num_devices),
+        )
+        for k, batch in enumerate(stream, start=start + 1):
+            yield epoch, k, batch
+        epoch, start = epoch + 1, 0
+
+
+class _LossWatch:
+    """Looks at every step's metrics, a few steps late, so that the devices never wait for it."""
+
+    def __init__(self, last_good: str) -> None:
+        self.pending: deque[tuple[int, Mapping[str, Any]]] = deque()
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.last_good = last_good
+
+    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self.pending.append((step, metrics))
+        while len(self.pending) > IN_FLIGHT:
+            self._look()
+
+    def _look(self) -> None:
+        step, metrics = self.pending.popleft()
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(values["loss"]):
+            raise UserError(
+                f"step {step}: the loss is {values['loss']}; expected a finite number. "
+                f"Last good checkpoint: {self.last_good}. Lower the learning rates, or set "
+                "config.optimizer.clip_norm, and start again from it"
+            )
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def wait(self) -> None:
+        """Look at all steps: what is saved after this is known to be finite."""
+        while self.pending:
+            self._look()
+
+    def drain(self) -> dict[str, float]:
+        """Wait for all steps; return the means since the last call."""
+        self.wait()
+        means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+def train(config: Config, workdir: Path) -> dict[str, float]:
+    """Train as `config` says, in `workdir`; go on where an earlier run there stopped.
+
+    Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if the
+    run was told to stop before one. Raises UserError for a bad config, bad data, a workdir of
+    another run, or a loss that is no longer finite.
+    """
+    check_config(config)
+    check_augment_options(config.augment)
+    settings_from_config(config.optimizer)
+    num_devices = jax.device_count()
+
+    layout = load_layout(config.data.root, config.data.partitions)
+    for finding in layout.findings:
+        say(f"note: {finding}")
+    table: TrackletTable | None = getattr(layout, config.data.train_subset)
+    eval_table: TrackletTable | None = getattr(layout, config.data.eval_subset)
+    if table is None:
+        raise UserError(
+            f"{layout.root}: no {config.data.train_subset} images in {config.data.partitions}; "
+            "expected some to train on; name another config.data.train_subset"
+        )
+    axis_name = DEVICES if config.train.sync_batch_norm else None
+    model = build_model(config.model, table.num_labels, axis_name=axis_name)
+    buckets = choose_buckets(table, config, num_devices)
+    steps_per_epoch = epoch_plan(table, config, 1, num_devices).tracklets.shape[0]
+    total_steps = steps_per_epoch * config.train.epochs
+    if config.train.max_steps:
+        total_steps = min(total_steps, config.train.max_steps)
+    say(
+        f"{table.num_labels} identities, {table.num_tracklets} tracklets, {table.num_frames} "
+        f"frames; {steps_per_epoch} steps an epoch on {num_devices} x "
+        f"{jax.devices()[0].device_kind}; packed batches of {', '.join(map(str, buckets))} frames"
+    )
+
+    checkpoints = workdir / "checkpoints"
+    begin_run(workdir, config, table)
+    variables = starting_variables(model, config, report=say)
+    optimizer, schedules = make_optimizer(
+        config.optimizer, steps_per_epoch, total_steps, variables["params"]
+    )
+    state = init_state(variables, optimizer)
+    position = checkpoint.Position(epoch=1, step_in_epoch=0, seed=config.seed)
+    stored = checkpoint.describe(checkpoints)
+    if stored:
+        state, position = checkpoint.restore_state(checkpoints, state)
+        say(
+            f"resumed {workdir} at step {int(state.step)} (epoch {position.epoch}, step "
+            f"{position.step_in_epoch} of {steps_per_epoch} done)"
+        )
+    step_function = parallel_train_step(
+        model=model,
+        optimizer=optimizer,
+        num_slots=config.data.max_frames,
+        loss_options=loss_options(config),
+        augment_options=config.augment.to_dict(),
+    )
+    state, key = replicate((state, jax.random.key(config.seed)))
+    scores: dict[str, float] = {}
+    last_good = f"step {int(state.step)} in {checkpoints}" if stored else "none yet"
+    step, last_evaluated, saved_at = int(state.step), -1, time.monotonic()
+
+    def evaluate() -> dict[str, float]:
+        if eval_table is None:
+            return {}
+        found = extract_table(
+            model, state.variables, eval_table, config, num_devices=num_devices, label="evaluating"
+        )
+        rankings = rank_table(
+            found.features,
+            eval_table,
+            config.evaluation.protocols[:1],
+            max_rank=config.evaluation.max_rank,
+            distance=config.evaluation.distance,
+        )
+        ((protocol, ranking),) = rankings.items()
+        result = dict(headline(ranking))
+        log.write(step, {f"{protocol}/{name}": value for name, value in result.items()})
+        say(
+            f"step {step}: {protocol}: "
+            + ", ".join(f"{name} {value:.4f}" for name, value in result.items())
+            + f" ({ranking.valid_queries} queries, {ranking.gallery_size} gallery)"
+        )
+        return result
+
+    def log_steps() -> None:
+        nonlocal window_start, window_frames, waited
+        means = watch.drain()
+        elapsed = max(time.monotonic() - window_start, 1e-9)
+        rates = {f"lr/{group}": float(schedule(step - 1)) for group, schedule in schedules.items()}
+        speed = {"frames_per_second": window_frames / elapsed, "data_wait": waited / elapsed}
+        log.write(step, {"epoch": epoch, **means, **rates, **speed})
+        bar.set_postfix(
+            loss=f"{means['loss']:.3f}", frames_per_s=f"{speed['frames_per_second']:.0f}"
+        )
+        window_start, window_frames, waited = time.monotonic(), 0, 0.0
+
+    def store(metrics: Mapping[str, float] | None = None) -> None:
+        nonlocal saved_at
+        where = checkpoint.Position(epoch, done_in_epoch, config.seed)
+        checkpoint.save(manager, state, where, metrics or None)
+        watch.last_good, saved_at = f"step {step} in {checkpoints}", time.monotonic()
+
+    watch = _LossWatch(last_good)
+    epoch, done_in_epoch = position.epoch, position.step_in_epoch
+    with (
+        checkpoint.open_manager(checkpoints) as manager,
+        MetricsLog(workdir, step) as log,
+        _StopRequest() as stop,
+        progress_bar(total_steps, step) as bar,
+    ):
+        if config.train.evaluate_before and step == 0:
+            evaluate()
+        window_start, window_frames, waited = time.monotonic(), 0, 0.0
+        stream = _training_batches(table, config, buckets, num_devices, position)
+        while step < total_steps and not stop.name:
+            before = time.monotonic()
+            epoch, done_in_epoch, batch = next(stream)
+            waited += time.monotonic() - before
+            window_frames += int((batch["tracklet"] < batch["labels"].shape[-1]).sum())
+            arrays = {name: batch[name] for name in ("images", "tracklet", "slot", "labels")}
+            state, metrics = step_function(state, arrays, key)
+            step += 1
+            bar.update()
+            watch.add(step, metrics)
+            if step % config.train.log_every == 0 or step == total_steps:
+                log_steps()
+            every = config.train.evaluate_every
+            epoch_ends = done_in_epoch == steps_per_epoch
+            if step == total_steps or (epoch_ends and every and epoch % every == 0):
+                watch.wait()
+                scores, last_evaluated = evaluate(), step
+                store(scores)
+                window_start, window_frames, waited = time.monotonic(), 0, 0.0
+            elif config.train.checkpoint_minutes and (
+                time.monotonic() - saved_at > 60 * config.train.checkpoint_minutes
+            ):
+                watch.wait()
+                store()
+        if stop.name:
+            watch.wait()
+            store()
+            say(f"{stop.name}: stopped after step {step}; the same command goes on from there")
+        elif last_evaluated != step:
+            say(f"nothing left to train: {step} of {total_steps} steps were done before")
+    return scores
