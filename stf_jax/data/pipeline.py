@@ -8,7 +8,7 @@ same 0.6 ms of CPU a frame as a map over whole steps (of it 0.3 for decoding a J
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def batches(
     seed: int | Sequence[int] = 0,
     prefetch: int = 2,
     devices: slice = slice(None),
+    read_frames: Callable[[np.ndarray], Sequence[bytes]] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches of a plan, from `start_step` on.
 
@@ -75,6 +76,9 @@ def batches(
             frame's crop depends on this and on its place in the plan.
         prefetch: steps that are read ahead.
         devices: the share of the plan's devices (its second axis) that this host feeds.
+        read_frames: from frame rows of the table, int64 [f], to the bytes of their image files;
+            called from several threads. None reads the files in `table.image_dir` (see
+            `stf_jax.data.video_reid_builder.frame_reader` for another place).
 
     Yields:
         `images` uint8 [D, M, H, W, 3]: the real frames of each device, in the order of the plan,
@@ -105,19 +109,26 @@ def batches(
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         threads = threads or os.cpu_count() or 1
     ahead = -(-prefetch * share.frames.shape[1] * int(sizes.max(initial=0)) // _BLOCK)
-    names = table.names[share.frames[real]]
+    rows = share.frames[real]
+    names = table.names[rows]
 
-    def load(name: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
-        path = tf.strings.join([str(table.image_dir), name], separator=os.sep)
-        image = decode(tf.io.read_file(path))
+    def read(key: tf.Tensor) -> tf.Tensor:
+        if read_frames is None:
+            return tf.io.read_file(tf.strings.join([str(table.image_dir), key], separator=os.sep))
+        reader = read_frames
+        return tf.numpy_function(lambda row: reader(row[None])[0], [key], tf.string)
+
+    def load(key: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+        image = decode(read(key))
         if options["horizontal_crop"] > 0:
             image = keep_top(image, kept)
         if options["pad_ratio"] > 0:
             image = pad_to_ratio(image, options["pad_ratio"])
         return resize(image, height, width)
 
-    frames = _frames(load, names, keep[steps, devices][real], on_corrupt, threads, ahead)
-    frames = _explained(frames, load, names, table.image_dir)
+    keys = names if read_frames is None else rows
+    frames = _frames(load, keys, keep[steps, devices][real], on_corrupt, threads, ahead)
+    frames = _explained(frames, load, keys, names, table.image_dir)
     return _steps(table, share, sizes, (height, width), frames, names)
 
 
@@ -167,12 +178,12 @@ def _kept_shares(plan: Plan, options: Mapping[str, Any], seed: int | Sequence[in
 
 
 def _frames(
-    load: Any, names: np.ndarray, keep: np.ndarray, on_corrupt: str, threads: int, ahead: int
+    load: Any, keys: np.ndarray, keep: np.ndarray, on_corrupt: str, threads: int, ahead: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of (index [k], image [k, H, W, 3]) in the order of `names`."""
-    dataset = tf.data.Dataset.from_tensor_slices((names, keep, np.arange(len(names))))
+    """Blocks of (index [k], image [k, H, W, 3]) in the order of `keys`."""
+    dataset = tf.data.Dataset.from_tensor_slices((keys, keep, np.arange(len(keys))))
     dataset = dataset.map(
-        lambda name, kept, index: (index, load(name, kept)),
+        lambda key, kept, index: (index, load(key, kept)),
         num_parallel_calls=threads,
         deterministic=True,
     )
@@ -189,7 +200,11 @@ def _frames(
 
 
 def _explained(
-    frames: Iterator[tuple[np.ndarray, np.ndarray]], load: Any, names: np.ndarray, image_dir: Path
+    frames: Iterator[tuple[np.ndarray, np.ndarray]],
+    load: Any,
+    keys: np.ndarray,
+    names: np.ndarray,
+    image_dir: Path,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The same blocks; a failure becomes a UserError that names the image."""
     start = 0
@@ -200,9 +215,10 @@ def _explained(
             return
         except tf.errors.OpError as error:
             # Blocks come in order: the image is in the next one.
-            for name in names[start : start + _BLOCK]:
+            block = slice(start, start + _BLOCK)
+            for key, name in zip(keys[block], names[block], strict=True):
                 try:
-                    load(tf.constant(name), tf.constant(1.0))
+                    load(tf.constant(key), tf.constant(1.0))
                 except tf.errors.OpError as reason:
                     raise _unreadable(image_dir / os.fsdecode(name), reason) from None
             raise UserError(
