@@ -1,6 +1,7 @@
 """Features -> scores and pages."""
 
 from stf_jax.evaluation.arguments import ArgumentError
+from stf_jax.evaluation.bootstrap import Intervals, bootstrap_intervals
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.protocols import (
     PROTOCOLS,
@@ -15,9 +16,11 @@ from stf_jax.evaluation.reranking import rerank, rerank_features, rerank_memory
 __all__ = [
     "PROTOCOLS",
     "ArgumentError",
+    "Intervals",
     "PooledQueries",
     "ProtocolRows",
     "Ranking",
+    "bootstrap_intervals",
     "pairwise_distances",
     "pool_queries",
     "rank_gallery",

@@ -176,8 +176,7 @@ def _rerank(
     encodings = _encode(found, _expand(near, close), pair_squares)
     if k2 > 1:
         nearest = found.indices[:, :k2]
-        encodings = _lists_matrix(nearest) @ encodings
-        encodings.data /= nearest.shape[1]
+        encodings = sparse.csr_array(_lists_matrix(nearest) @ encodings / nearest.shape[1])
     result = found.query_gallery
     num_queries = len(result)
     result *= (lambda_value / np.maximum(found.farthest[:num_queries], _TINY))[:, None]

@@ -1,0 +1,143 @@
+"""Rankings -> what `scores.json` holds, and the table a person reads.
+
+A score never goes without its protocol, the gallery's size and the count of valid queries.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stf_jax.evaluation.bootstrap import Intervals
+from stf_jax.evaluation.protocols import PROTOCOLS
+from stf_jax.evaluation.ranking import Ranking
+
+RANKS = (1, 5, 10, 20)
+SCORE_NAMES = (*(f"rank-{k}" for k in RANKS), "mAP", "mINP")
+
+
+def make_scores(
+    ranking: Ranking,
+    intervals: Intervals | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One entry of `scores.json`: plain numbers, strings, lists and dicts; None where undefined.
+
+    Keys: `protocol`, `meaning`, `gallery_size`, `junk_size`, `num_queries`, `valid_queries`,
+    `scores` (name -> [0, 1], of `SCORE_NAMES` those the CMC is long enough for), `intervals`
+    (None, or `level`, `resamples`, `seed` and `ends`, name -> [low, high]), `cmc` (list, rank-1
+    first), `options` (those of the ranking that are not the default, then the given ones).
+    """
+    scores = {f"rank-{k}": ranking.cmc[k - 1] for k in RANKS if k <= len(ranking.cmc)}
+    scores |= {"mAP": ranking.mean_ap, "mINP": ranking.mean_inp}
+    used: dict[str, Any] = {}
+    if ranking.separate_camera_set:
+        used["separate_camera_set"] = True
+    if ranking.single_gallery_shot:
+        used |= {"single_gallery_shot": True, "draws": ranking.draws, "seed": ranking.seed}
+    return {
+        "protocol": ranking.protocol,
+        "meaning": PROTOCOLS[ranking.protocol],
+        "gallery_size": ranking.gallery_size,
+        "junk_size": ranking.junk_size,
+        "num_queries": ranking.num_queries,
+        "valid_queries": ranking.valid_queries,
+        "scores": {name: _number(value) for name, value in scores.items()},
+        "intervals": None
+        if intervals is None
+        else {
+            "level": intervals.level,
+            "resamples": intervals.resamples,
+            "seed": intervals.seed,
+            "ends": {name: [_number(e) for e in ends] for name, ends in intervals.ends.items()},
+        },
+        "cmc": [_number(value) for value in ranking.cmc],
+        "options": used | dict(options or {}),
+    }
+
+
+def across_splits(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Mean and deviation (n - 1) over splits of each score that every split has.
+
+    `entries` are `make_scores` of one protocol, a split each; the deviation of one split is None.
+
+    Raises:
+        ValueError: no entry, or entries of several protocols.
+    """
+    protocols = {entry["protocol"] for entry in entries}
+    if len(protocols) != 1:
+        raise ValueError(f"entries: protocols {sorted(protocols)}; expected one, of some splits")
+    summary = {}
+    for name in entries[0]["scores"]:
+        values = [entry["scores"].get(name) for entry in entries]
+        if any(value is None for value in values):
+            continue
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        summary[name] = {"mean": float(np.mean(values)), "deviation": deviation}
+    return summary
+
+
+def write_scores(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write `contents` as strict JSON (no NaN) to `path`, whole or not at all.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
+    text = json.dumps(contents, indent=2, allow_nan=False) + "\n"
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A plain text table of label -> `make_scores` entry, in percent, intervals under the scores.
+
+    Columns: label (where it is not the protocol's name), protocol, gallery size, queries valid of
+    all, rank-1/5/10/20, mAP, mINP. An interval row follows an entry that has intervals.
+    """
+    names = [n for n in SCORE_NAMES if any(n in entry["scores"] for entry in rows.values())]
+    labelled = any(label != entry["protocol"] for label, entry in rows.items())
+    head = [*(["model"] if labelled else []), "protocol", "gallery", "valid queries", *names]
+    lines = [head]
+    levels = set()
+    for label, entry in rows.items():
+        scores, intervals = entry["scores"], entry["intervals"]
+        lines.append(
+            [
+                *([label] if labelled else []),
+                entry["protocol"],
+                f"{entry['gallery_size']:,}",
+                f"{entry['valid_queries']:,} of {entry['num_queries']:,}",
+                *(_percent(scores.get(name)) for name in names),
+            ]
+        )
+        if intervals is not None:
+            levels.add(f"{100 * intervals['level']:g} %")
+            ends = [intervals["ends"].get(name, (None, None)) for name in names]
+            blank = [""] * (len(head) - len(names))
+            lines.append([*blank, *(f"{_percent(a)}-{_percent(b)}" for a, b in ends)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    words = 2 if labelled else 1  # columns of words stand left, numbers right
+    text = [
+        "  ".join(
+            cell.ljust(width) if i < words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "-" * max(len(line) for line in text))
+    if levels:
+        text.append(f"Ranges: {', '.join(sorted(levels))} bootstrap intervals over queries.")
+    return "\n".join(text)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.1f}"
