@@ -2,8 +2,8 @@
 
     python -m stf_jax.data.video_reid_builder --layout data/mars --data-dir data/tfds
 
-makes `data/tfds/video_reid/default/1.0.0`. Where tfds's own command works (it needs apache-beam),
-this is the same:
+makes `data/tfds/video_reid/mars/1.0.0`. Where tfds's own command works (it needs apache-beam),
+this does the same under the name `default`:
 
     tfds build video_reid --imports stf_jax.data.video_reid_builder \\
         --manual_dir data/mars --data_dir data/tfds
@@ -19,6 +19,7 @@ import argparse
 import logging
 import os
 import pickle
+import re
 import sys
 import threading
 from collections import OrderedDict
@@ -165,7 +166,7 @@ def frame_reader(
     follow each other are read once.
 
     Args:
-        folder: of the built data set, such as `data/tfds/video_reid/default/1.0.0`.
+        folder: of the built data set, such as `data/tfds/video_reid/mars/1.0.0`.
         subset: "train", "val", "trainval" or "test".
         table: of this subset, from `load_layout(folder, check_files=False)`.
 
@@ -177,7 +178,7 @@ def frame_reader(
     if not (folder / "dataset_info.json").is_file():
         raise UserError(
             f"{folder}: has no dataset_info.json; expected the folder of a built data set, such "
-            "as data/tfds/video_reid/default/1.0.0"
+            "as data/tfds/video_reid/mars/1.0.0"
         )
     builder = tfds.builder_from_directory(folder)
     splits = builder.info.splits
@@ -246,16 +247,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--layout", required=True, type=Path, metavar="DIR", help="with partitions.pkl and images")
     add("--data-dir", required=True, type=Path, metavar="DIR", help="gets video_reid/NAME/1.0.0")
-    add("--name", default="default", help="of this data set in there (default: default)")
+    add("--name", help="of this data set in there (default: that of the layout's folder)")
     add("--partitions", default=PARTITIONS, metavar="FILE", help="(default %(default)s)")
     add("--subsets", nargs="+", choices=SUBSETS, default=(), help="(default: all there are)")
     args = parser.parse_args(argv)
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         load_layout(args.layout, args.partitions, subsets=tuple(args.subsets) or None)
-        config = VideoReidConfig(
-            name=args.name, partitions=args.partitions, subsets=tuple(args.subsets)
-        )
+        name = args.name or args.layout.resolve().name
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name == "default":
+            raise UserError(
+                f"{name!r} cannot name the data set; give a --name of letters, digits, '_', '-' "
+                "and '.', other than default"
+            )
+        config = VideoReidConfig(name=name, partitions=args.partitions, subsets=tuple(args.subsets))
         builder = VideoReid(data_dir=args.data_dir, config=config)
         if builder.is_prepared():
             raise UserError(

@@ -142,6 +142,19 @@ def test_an_image_that_does_not_decode_is_named_or_skipped_as_in_the_folder(tmp_
     same_batches(batches(table, plan, **options), batches(other, plan, read_frames=read, **options))
 
 
+def test_the_command_names_the_data_set_as_the_folder(tmp_path, capsys):
+    write_layout(tmp_path / "people", people=4)
+    words = ["--layout", str(tmp_path / "people"), "--data-dir", str(tmp_path / "data")]
+    assert video_reid_builder.main(words) == 0
+    folder = tmp_path / "data" / "video_reid" / "people" / "1.0.0"
+    assert capsys.readouterr().out.endswith(f"written: {folder}\n")
+    for subset in ("trainval", "test"):
+        table = loaded(folder, subset, check_files=False)
+        video_reid_builder.frame_reader(folder, subset, table)
+    assert video_reid_builder.main([*words, "--name", "a/b"]) == 2
+    assert "cannot name the data set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["own", "tfds"])
 def test_the_commands_build_one_split_of_several(tmp_path, command, capsys):
     write_layout(tmp_path / "layout", "partitions_03.pkl", people=4)
