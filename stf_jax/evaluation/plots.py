@@ -1,5 +1,6 @@
 """Pictures of scores, drawn without a display."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def plot_cmc(
         )
     axes.set_xlim(0.5, max_rank + 0.5)
     axes.set_ylim(max(0.0, 100 * low - 5), 101)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    every = 5 * max(1, math.ceil(max_rank / 50))
+    axes.set_xticks([1, *range(every, max_rank + 1, every)])
     axes.set_xlabel("rank")
     axes.set_ylabel("queries matched within the rank (%)")
     axes.set_title(title.replace("$", r"\$"))
