@@ -7,7 +7,7 @@ over stripes; a tracklet's is the mean of its chunks' divided by its L2 norm.
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxtyping import Array
 from stf_jax.data.augment import normalise
 from stf_jax.data.sampling import Plan
 from stf_jax.devices import DEVICES
-from stf_jax.models import TemporalFusionNet
+from stf_jax.models import TemporalFusionNet, TemporalFusionOutput
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def extract_step(
     """
     frames = normalise(batch["images"], dtype=model.dtype)
 
-    def apply(frames):
-        return model.apply(
+    def apply(frames: Array) -> TemporalFusionOutput:
+        output = model.apply(
             variables,
             frames,
             batch["tracklet"],
@@ -61,6 +61,7 @@ def extract_step(
             train=False,
             method="packed",
         )
+        return cast(TemporalFusionOutput, output)
 
     output = apply(frames)
     features = output.features

@@ -1,0 +1,77 @@
+"""Scores of several runs and of an untrained colour histogram on one layout: a table, a CMC plot.
+
+Usage: python scripts/compare.py --layout DIR --output DIR LABEL=WORKDIR [LABEL=WORKDIR ...]
+The runs must have been evaluated (`--mode evaluate`). A run that logged its scores before training
+(config.train.evaluate_before) is shown at that point, too.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from stf_jax.data.partitions import load_layout
+from stf_jax.errors import UserError
+from stf_jax.evaluation.colour_histogram import colour_histograms
+from stf_jax.evaluation.plots import plot_cmc
+from stf_jax.evaluation.scores import format_table, make_scores, write_scores
+from stf_jax.evaluation.scoring import rank_table
+from stf_jax.training.metrics_log import read_metrics
+
+PROTOCOL = "step"
+
+
+def untrained(workdir: Path, row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the run's scores before its first step, in the shape of `row`, if it logged them."""
+    for entry in read_metrics(workdir / "metrics.jsonl"):
+        scores = {k.removeprefix(f"{PROTOCOL}/"): v for k, v in entry.items() if "/" in k}
+        if entry["step"] == 0 and "mAP" in scores:
+            return {**row, "scores": scores, "intervals": None, "cmc": []}
+    return None
+
+
+def compare(root: Path, output: Path, runs: dict[str, Path]) -> None:
+    """Print the table and write comparison.json and comparison.png into `output`."""
+    table = load_layout(root, subsets=("test",)).test
+    if table is None:
+        raise UserError(f"{root}: no test images; expected some to rank")
+    (histogram,) = rank_table(colour_histograms(table), table, (PROTOCOL,)).values()
+    rows = {"colour histogram, untrained": make_scores(histogram)}
+    for label, workdir in runs.items():
+        path = workdir / "scores.json"
+        if not path.is_file():
+            raise UserError(f"{path}: not there; expected an evaluated run (--mode evaluate)")
+        row = json.loads(path.read_text())["rows"][PROTOCOL]
+        before = untrained(workdir, row)
+        if before is not None:
+            rows[f"{label}, before training"] = before
+        rows[label] = row
+    output.mkdir(parents=True, exist_ok=True)
+    write_scores(output / "comparison.json", rows)
+    curves = {label: row["cmc"] for label, row in rows.items() if row["cmc"]}
+    plot_cmc(curves, output / "comparison.png", title=f"{root}, protocol {PROTOCOL}")
+    print(format_table(rows))
+    print(f"CMC curves: {output / 'comparison.png'}; numbers: {output / 'comparison.json'}")
+
+
+def main() -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--layout", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("runs", nargs="*", metavar="LABEL=WORKDIR")
+    options = parser.parse_args()
+    pairs = [run.partition("=") for run in options.runs]
+    try:
+        if any(not workdir for _, _, workdir in pairs):
+            raise UserError(f"{options.runs}: expected LABEL=WORKDIR")
+        compare(options.layout, options.output, {a: Path(b) for a, _, b in pairs})
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
