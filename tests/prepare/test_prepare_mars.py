@@ -71,12 +71,12 @@ def small():
     queries = official("query_IDX.mat").reshape(-1)
     people = np.unique(test[:, 2])
     rng = np.random.default_rng(0)
-    chosen = rng.choice(people[people > 0], 12, replace=False)
+    chosen = rng.choice(people[people > 0], 6, replace=False)
     keep = np.flatnonzero(np.isin(test[:, 2], chosen))
     keep = np.sort(np.concatenate([keep, np.arange(0, 870, 60), np.arange(870, 4000, 200)]))
     new_queries = np.flatnonzero(np.isin(keep + 1, queries)) + 1
     trains = np.flatnonzero(np.isin(train[:, 2], np.unique(train[:, 2])[::100]))
-    return {"train": subsample(train, trains, 4), "test": subsample(test, keep, 6)}, new_queries
+    return {"train": subsample(train, trains, 2), "test": subsample(test, keep, 3)}, new_queries
 
 
 def run(source, output, *options):
