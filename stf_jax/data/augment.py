@@ -140,7 +140,7 @@ def jitter_hsv(
         (green - blue) / nonzero,
         jnp.where(value == green, 2 + (blue - red) / nonzero, 4 + (red - green) / nonzero),
     )
-    hue = jnp.round(sector % 6 * 30) % 180
+    hue = jnp.round(sector * 30) % 180
     saturation = jnp.round(255 * spread / jnp.maximum(value, 1))
     hsv = jnp.stack([hue, saturation, value], axis=-1) + offsets[:, None, None, :]
     limits = jnp.array([179.0, 255.0, 255.0]).reshape(1, 1, 1, 3)

@@ -133,7 +133,7 @@ def test_jitter_in_hsv():
     images = some_images(9)
     offsets = np.random.default_rng(1).integers(-60, 61, (9, 3))
     offsets[3] = 0
-    found = module.jitter_hsv(jnp.asarray(images, jnp.float32), jnp.asarray(offsets))
+    found = jax.jit(module.jitter_hsv)(jnp.asarray(images, jnp.float32), jnp.asarray(offsets))
     expected = [slow_jitter(f.astype(float), o) for f, o in zip(images, offsets, strict=True)]
     # Where a value lies between two whole numbers, rounding may go either way: few, small.
     close = np.abs(np.asarray(found) - np.stack(expected)) < 1e-2
@@ -146,7 +146,7 @@ def test_jitter_in_hsv():
 def test_shift_is_padding_and_cropping():
     images = some_images(6)
     by = np.array([[0, 0], [3, 0], [-3, 0], [0, 5], [2, -7], [-24, 8]])
-    found = module.shift(jnp.asarray(images, jnp.float32), jnp.asarray(by))
+    found = jax.jit(module.shift)(jnp.asarray(images, jnp.float32), jnp.asarray(by))
     expected = [slow_shift(f.astype(float), b) for f, b in zip(images, by, strict=True)]
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-6)
 
@@ -155,7 +155,9 @@ def test_shift_is_padding_and_cropping():
 def test_blur_with_kernels_of_each_frame(sigma):
     images = some_images(5)
     kernels = np.array([3, 3, 1, 5, 3])
-    found = module.blur(jnp.asarray(images, jnp.float32), jnp.asarray(kernels), sigma, 5)
+    found = jax.jit(module.blur, static_argnums=(2, 3))(
+        jnp.asarray(images, jnp.float32), jnp.asarray(kernels), sigma, 5
+    )
     expected = [slow_blur(f.astype(float), k, sigma) for f, k in zip(images, kernels, strict=True)]
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-5, atol=1e-4)
 
@@ -163,7 +165,7 @@ def test_blur_with_kernels_of_each_frame(sigma):
 def test_erase_fills_with_the_mean():
     images = some_images(4)
     box = np.array([[0, 0, 0, 0], [0, 0, 24, 8], [5, 2, 7, 3], [23, 7, 1, 1]])
-    found = module.erase(jnp.asarray(images, jnp.float32), jnp.asarray(box))
+    found = jax.jit(module.erase)(jnp.asarray(images, jnp.float32), jnp.asarray(box))
     expected = [slow_erase(f.astype(float), b) for f, b in zip(images, box, strict=True)]
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-6)
 

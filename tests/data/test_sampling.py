@@ -206,6 +206,19 @@ def test_few_identities_serve_many_devices():
         assert len(set(device)) == 6
 
 
+def test_an_identity_that_comes_again_shows_other_tracklets():
+    plan = training_plan(
+        make_table([10] * 24, labels=np.arange(24) % 3),
+        seed=0,
+        epoch=0,
+        num_devices=2,
+        sampler="identity",
+        tracklets_per_device=12,
+        tracklets_per_identity=4,
+    )
+    assert sorted(plan.tracklets.ravel()) == list(range(24))
+
+
 def test_repeated_tracklets_get_new_frames():
     table = make_table([60, 60], labels=[0, 0])
     plan = training_plan(
