@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stf_jax.errors import UserError
@@ -104,6 +104,7 @@ def check_against_oracle(distances, labels, max_rank=5, **options):
     np.testing.assert_allclose(result.cmc, wanted, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(
     cases(),
     st.sampled_from(["mars-official", "step+queries", "step"]),
