@@ -4,11 +4,12 @@ import argparse
 import math
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from tqdm import tqdm
@@ -187,8 +188,17 @@ def _mark(plan: Plan, take: Take) -> int:
     return QUERY if asks else GALLERY
 
 
-def _leave_interrupts_to_parent() -> None:
+def _start_worker() -> None:
+    """Leaves interrupts to the parent, and ends when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _draw_all(
@@ -201,7 +211,7 @@ def _draw_all(
         return
     # Spawned, not forked: the caller may have threads. A few tracklets wait, however many come.
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_parent) as pool:
+    with ProcessPoolExecutor(jobs, context, _start_worker) as pool:
         waiting: deque[Future[int]] = deque()
         try:
             for take, names in work:
