@@ -1,0 +1,348 @@
+"""The whole model on tiny images: what must not change the result, and what each field does.
+
+The golden vectors say that the function is right; here is what they do not reach.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stf_jax.models import TemporalFusionNet
+
+B, T, H, W = 3, 4, 64, 32
+SMALL = TemporalFusionNet(num_classes=5, backbone="resnet18", num_stripes=2, embed_dim=6)
+# For what runs once: less time in the compiler.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+close = partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5)
+
+
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    """Three tracklets of 4, 2 and 3 frames with gaps between them, NaN where there is no frame."""
+    r = np.random.RandomState(0)
+    frames = r.standard_normal((B, T, H, W, 3)) * r.uniform(0.3, 2, (B, T, 1, 1, 1))
+    mask = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [1, 1, 1, 0]], bool)
+    frames[~mask] = np.nan
+    return frames.astype(np.float32), mask
+
+
+def only_real_frames(order: Any = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    frames, mask = batch()
+    tracklet, slot = np.nonzero(mask)
+    return frames[tracklet, slot][order], tracklet[order], slot[order]
+
+
+@partial(quick_jit, static_argnums=0)
+def evaluate(model, variables, frames, mask):
+    return model.apply(variables, frames, mask)
+
+
+@partial(quick_jit, static_argnums=0, static_argnames="train")
+def apply_packed(model, variables, frames, tracklet, slot, train=False):
+    return model.apply(
+        variables,
+        frames,
+        tracklet,
+        slot,
+        num_tracklets=B,
+        num_slots=T,
+        train=train,
+        method="packed",
+        mutable=["batch_stats"] if train else False,
+    )
+
+
+@pytest.fixture(scope="module")
+def variables(random_variables):
+    return random_variables(SMALL, seed=1)
+
+
+@pytest.fixture(scope="module")
+def output(variables):
+    """What the other calls are compared with; the attentions are awake."""
+    output = evaluate(SMALL, variables, *batch())
+    assert np.ptp(output.intra_weights[0]) > 0.01
+    assert np.ptp(output.inter_weights[0]) > 5e-3
+    assert np.ptp(output.features, axis=0).min() > 1e-3
+    return output
+
+
+def test_more_padding_changes_nothing(variables, output):
+    frames, mask = batch()
+    longer = np.full((B, T + 2, H, W, 3), 1e6, np.float32)
+    longer[:, 1:-1] = frames
+    found = evaluate(SMALL, variables, longer, np.pad(mask, ((0, 0), (1, 1))))
+    close(found.features, output.features)
+    close(found.logits, output.logits)
+    np.testing.assert_array_equal(found.frame_weights[:, [0, -1]], 0)
+    close(found.frame_weights[:, 1:-1], output.frame_weights)
+
+
+def test_order_of_frames_changes_nothing(variables, output):
+    frames, mask = batch()
+    order = np.array([[2, 0, 3, 1], [3, 2, 1, 0], [1, 3, 0, 2]])
+    rows = np.arange(B)[:, None]
+    found = evaluate(SMALL, variables, frames[rows, order], mask[rows, order])
+    close(found.features, output.features)
+    close(found.frame_weights, np.asarray(output.frame_weights)[rows, order])
+
+
+def test_order_of_tracklets_changes_nothing(variables, output):
+    frames, mask = batch()
+    order = [2, 0, 1]
+    found = evaluate(SMALL, variables, frames[order], mask[order])
+    close(found.features, np.asarray(output.features)[order])
+    close(found.stage_features, np.asarray(output.stage_features)[:, order])
+
+
+def test_tracklets_one_by_one(variables, output):
+    """Also: no mask means that every frame is real."""
+    frames, mask = batch()
+    for b in range(B):
+        found = evaluate(SMALL, variables, frames[b : b + 1], mask[b : b + 1])
+        close(found.features[0], output.features[b])
+    found = evaluate(SMALL, variables, frames[:1], None)
+    close(found.features[0], output.features[0])
+
+
+def test_packed_frames_in_any_order(variables, output):
+    order = np.random.RandomState(1).permutation(9)
+    frames, tracklet, slot = only_real_frames(order)
+    garbage = np.full((2, H, W, 3), np.nan, np.float32)
+    found = apply_packed(
+        SMALL,
+        variables,
+        np.concatenate([garbage, frames]),
+        np.concatenate([[B, B + 7], tracklet]),
+        np.concatenate([[0, 3], slot]),
+    )
+    jax.tree.map(close, found, output)
+
+
+def test_tracklet_without_frames_is_finite_and_alone(variables, output):
+    frames, mask = batch()
+    mask[1] = False
+    found = evaluate(SMALL, variables, frames, mask)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    close(np.asarray(found.features)[[0, 2]], np.asarray(output.features)[[0, 2]])
+    np.testing.assert_array_equal(found.frame_weights[1], 0)
+
+
+def test_padding_enters_no_statistics(variables):
+    """Training on padded tracklets is training on their real frames."""
+
+    @quick_jit
+    def train(variables, frames, mask):
+        return SMALL.apply(variables, frames, mask, train=True, mutable=["batch_stats"])
+
+    padded, padded_updates = train(variables, *batch())
+    packed, updates = apply_packed(SMALL, variables, *only_real_frames(), train=True)
+    jax.tree.map(close, padded, packed)
+    jax.tree.map(close, padded_updates, updates)
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), updates["batch_stats"], variables["batch_stats"]
+    )
+    assert min(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_gradients_see_no_padding_and_no_remat(variables):
+    """Of all parameters: padded and stored, packed and recomputed."""
+    stats = variables["batch_stats"]
+    direction = np.random.RandomState(2).standard_normal((B, 2, 5)).astype(np.float32)
+
+    def gradients(model, method, frames, *where, **sizes):
+        def loss(params):
+            state = {"params": params, "batch_stats": stats}
+            output, _ = model.apply(
+                state, frames, *where, **sizes, train=True, method=method, mutable=["batch_stats"]
+            )
+            return (output.logits * direction).sum()
+
+        return quick_jit(jax.grad(loss))(variables["params"])
+
+    padded = gradients(SMALL, "__call__", *batch())
+    sizes = {"num_tracklets": B, "num_slots": T}
+    recomputed = gradients(SMALL.clone(remat=True), "packed", *only_real_frames(), **sizes)
+    flat, _ = jax.tree_util.tree_flatten_with_path(padded)
+    for (path, a), b in zip(flat, jax.tree.leaves(recomputed), strict=True):
+        name = jax.tree_util.keystr(path)
+        assert np.isfinite(a).all(), name
+        # The bias before a BatchNorm has no gradient but rounding.
+        scale = max(np.linalg.norm(b), 1e-2)
+        assert np.linalg.norm(a - b) < 1e-2 * scale, name
+
+
+def test_reference_padding_counts_padded_slots(variables, output):
+    """As published: the relation sums see e(0) in empty slots; without any, the same weights."""
+    model = SMALL.clone(relation_padding="reference")
+    found = evaluate(model, variables, *batch())
+    close(found.intra_weights, output.intra_weights)
+    close(found.inter_weights[0], output.inter_weights[0])
+    assert np.abs(found.inter_weights[1:] - output.inter_weights[1:]).max() > 3e-4
+
+
+@pytest.mark.parametrize("chosen", [(), ("intra",), ("inter",), ("inter", "intra")])
+def test_frame_attention(variables, output, chosen):
+    frames, mask = batch()
+    found = evaluate(SMALL.clone(frame_attention=chosen), variables, frames, mask)
+    close(found.frame_weights.sum(1), np.ones(B))
+    assert ((np.asarray(found.frame_weights) > 0) == mask).all()
+    parts = []
+    for name in ("intra", "inter"):
+        weights = getattr(found, f"{name}_weights")
+        if name in chosen:
+            close(weights, getattr(output, f"{name}_weights"))
+            parts.append(weights)
+        else:
+            assert weights is None
+    expected = sum(parts) / len(parts) if parts else mask / mask.sum(1, keepdims=True)
+    close(found.frame_weights, expected)
+
+
+@pytest.mark.parametrize("stages", [(4,), (1, 2, 3, 4)])
+def test_stages(variables, output, stages):
+    """A stage's feature does not depend on which others are fused; the mean is over those."""
+    found = evaluate(SMALL.clone(stages=stages), variables, *batch())
+    assert found.stage_features.shape == (len(stages), B, 2, 6)
+    for p in set(stages) & {2, 4}:
+        mine, other = found.stage_features[stages.index(p)], output.stage_features[(2, 4).index(p)]
+        close(mine, other)
+    close(found.features, found.stage_features.mean(0))
+    close(found.stage_weights, np.full((B, len(stages)), 1 / len(stages)))
+
+
+def test_learned_stage_attention_starts_as_the_mean(variables, output):
+    model = SMALL.clone(stage_attention="learned")
+    zero = {"score": {"kernel": jnp.zeros((12, 1)), "bias": jnp.zeros(1)}}
+    params = {**variables["params"], "stage_attention": zero}
+    jax.tree.map(close, evaluate(model, {**variables, "params": params}, *batch()), output)
+    kernel = np.random.RandomState(0).standard_normal((12, 1)).astype(np.float32)
+    params["stage_attention"] = {"score": {"kernel": kernel, "bias": jnp.ones(1)}}
+    found = evaluate(model, {**variables, "params": params}, *batch())
+    close(found.stage_weights.sum(1), np.ones(B))
+    assert np.ptp(found.stage_weights) > 0.01
+    expected = np.einsum("bp,pbsc->bsc", found.stage_weights, found.stage_features)
+    close(found.features, expected)
+
+
+def test_bfloat16_computes_near_float32_with_float32_weights(variables, output):
+    model = SMALL.clone(dtype=jnp.bfloat16)
+    found = evaluate(model, variables, *batch())
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+    scale = np.abs(output.features).max()
+    assert np.abs(found.features - output.features).max() < 0.1 * scale
+    assert np.abs(found.features - output.features).max() > 0  # it is another arithmetic
+    frames, mask = batch()
+    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), frames, mask)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
+    train = partial(model.apply, train=True, mutable=["batch_stats"])
+    _, updates = jax.eval_shape(train, variables, frames, mask)
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.float32)}
+
+
+def outline(model, h=H, w=W) -> tuple[Any, Any]:
+    """Shapes of variables and output for two tracklets of three frames."""
+    frames = jax.ShapeDtypeStruct((2, 3, h, w, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), frames)
+    return variables, jax.eval_shape(model.apply, variables, frames)
+
+
+# Backbone without fc + per stripe (channels x C + C, BatchNorm 2C) + intra-frame attention
+# (S C + 1, BatchNorm 2) + relation network (2 S C x 768 + 768 and what follows it)
+# + stage attention (S C + 1) + classifiers (S (C K + K)).
+AFTER_G0 = 768 * 512 + 512 + 2 * (512 * 512 + 512) + 512 * 128 + 128 + 128 + 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        # The reference's on MARS: 625 identities, one stripe, C 4096.
+        (
+            {"num_classes": 625},
+            23_508_032
+            + (2048 * 4096 + 3 * 4096)
+            + 4099
+            + (8192 * 768 + 768 + AFTER_G0)
+            + (4096 * 625 + 625),
+        ),
+        (
+            {"num_classes": 0, "stage_attention": "learned"},
+            23_508_032 + 8_400_896 + 4099 + (8192 * 768 + 768 + AFTER_G0) + 4097,
+        ),
+        ({"num_classes": 0, "frame_attention": ()}, 23_508_032 + 8_400_896),
+        ({"num_classes": 0, "frame_attention": ("intra",)}, 23_508_032 + 8_400_896 + 4099),
+        (
+            {"num_classes": 0, "frame_attention": ("inter",), "stages": (1, 2, 3, 4)},
+            23_508_032 + 8_400_896 + (8192 * 768 + 768 + AFTER_G0),
+        ),
+        (
+            {"num_classes": 7, "num_stripes": 2, "embed_dim": 32, "backbone": "resnet34"},
+            21_284_672
+            + 2 * (512 * 32 + 3 * 32)
+            + (64 + 3)
+            + (128 * 768 + 768 + AFTER_G0)
+            + 2 * (32 * 7 + 7),
+        ),
+    ],
+)
+def test_parameter_counts(fields, count):
+    variables, _ = outline(TemporalFusionNet(**fields))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
+
+
+def test_parameter_groups_are_named_after_the_parts():
+    variables, _ = outline(SMALL.clone(stage_attention="learned"))
+    parts = {"backbone", "embedding", "intra_attention", "relation"}
+    assert set(variables["params"]) == parts | {"stage_attention", "classifier"}
+    assert set(variables["batch_stats"]) == parts - {"relation"}
+
+
+@pytest.mark.parametrize("fields", [{"last_stride": 2}, {"last_dilation": 2}, {"num_classes": 0}])
+def test_shapes(fields):
+    _, found = outline(SMALL.clone(**fields))
+    assert found.features.shape == (2, 2, 6)
+    assert found.stage_features.shape == (2, 2, 2, 6)
+    assert found.frame_weights.shape == (2, 3)
+    assert found.stage_weights.shape == (2, 2)
+    if fields == {"num_classes": 0}:
+        assert found.logits is None
+    else:
+        assert found.logits.shape == (2, 2, 5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"backbone": "resnet20"},
+        {"stages": ()},
+        {"stages": (4, 2)},
+        {"stages": (2, 2)},
+        {"stages": (0, 4)},
+        {"frame_attention": ("intra", "intra")},
+        {"frame_attention": ("both",)},
+        {"stage_attention": "max"},
+        {"relation_padding": "zero"},
+        {"num_classes": -1},
+        {"num_stripes": 0},
+        {"embed_dim": 0},
+        {"last_stride": 3},
+        {"last_dilation": 0},
+    ],
+)
+def test_wrong_fields_are_named(wrong):
+    ((field, value),) = wrong.items()
+    with pytest.raises(ValueError, match="expected") as caught:
+        outline(SMALL.clone(**wrong))
+    assert str(caught.value).startswith(f"{field}={value!r}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_shapes_are_told():
+    frames = jnp.zeros((2, 3, H, W, 3))
+    with pytest.raises(ValueError, match=r"mask has shape \(3, 2\), expected \(2, 3\)"):
+        jax.eval_shape(SMALL.init, jax.random.key(0), frames, jnp.ones((3, 2), bool))
+    with pytest.raises(ValueError, match="1 rows has no 2 stripes"):
+        outline(SMALL, h=16)
