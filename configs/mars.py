@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     model.frame_attention = ("intra", "inter")
     model.stage_attention = "mean"  # or "learned", the paper's semantic attention
     model.relation_padding = "mask"  # or "reference", for weights trained by the published code
+    model.bounded_attention = True  # False: a frame may outweigh another by more than 2:1
     model.dtype = "float32"  # or "bfloat16"
     model.remat = False  # recompute instead of store: less memory, more time
 
@@ -94,4 +95,11 @@ def get_config() -> ConfigDict:
     evaluation.distance = "euclidean"  # or "cosine"
     evaluation.flip = False  # mean of a tracklet's feature and its mirror image's
     evaluation.rerank = False  # k-reciprocal re-ranking
+    # "" | "mean" | "max": pool the query features of each (person, camera) into one query; with
+    # tracklets marked multi-query, where the layout has any.
+    evaluation.multi_query = ""
+    # CMC as CUHK03 reports it: galleries of one tracklet an identity, drawn 100 times by `seed`.
+    evaluation.single_gallery_shot = False
+    # Leave out everybody of the query's camera, not its own identity there alone.
+    evaluation.separate_camera_set = False
     return config

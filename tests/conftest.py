@@ -1,6 +1,7 @@
 """Strict settings for every test: virtual devices, no silent broadcasting of ranks."""
 
 import os
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,3 +10,8 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same program is compiled once in a test session, however many tests build it anew.
+_compiled = tempfile.TemporaryDirectory(prefix="stf_jax_test_programs_")
+jax.config.update("jax_compilation_cache_dir", _compiled.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -19,6 +19,7 @@ KEYS = (
     "frame_attention",
     "stage_attention",
     "relation_padding",
+    "bounded_attention",
     "dtype",
     "remat",
 )

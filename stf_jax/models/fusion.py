@@ -54,9 +54,18 @@ class Embedding(nn.Module):
         return jnp.stack(parts, 1)
 
 
-class IntraAttention(nn.Module):
-    """Intra-frame attention, raw: `a = sigmoid(relu(BatchNorm(w . x + c)))` in [0.5, 1)."""
+def raw_weight(score: Float[Array, "*n"], bounded: bool) -> Float[Array, "*n"]:
+    """`sigmoid(relu(score))` in [0.5, 1), as published; `sigmoid(score)` if not `bounded`.
 
+    Bounded, no frame can outweigh another by more than 2:1.
+    """
+    return nn.sigmoid(nn.relu(score) if bounded else score)
+
+
+class IntraAttention(nn.Module):
+    """Intra-frame attention, raw: `a = sigmoid(relu(BatchNorm(w . x + c)))`, see `raw_weight`."""
+
+    bounded: bool = True
     axis_name: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -71,7 +80,7 @@ class IntraAttention(nn.Module):
         bn = BatchNorm(
             axis_name=self.axis_name, dtype=wide, param_dtype=self.param_dtype, name="bn"
         )
-        return nn.sigmoid(nn.relu(bn(score, mask, train=train)))[:, 0]
+        return raw_weight(bn(score, mask, train=train)[:, 0], self.bounded)
 
 
 class PairLinear(nn.Module):
@@ -96,12 +105,13 @@ class PairLinear(nn.Module):
 
 
 class RelationNetwork(nn.Module):
-    """Inter-frame attention, raw: `r_i = sigmoid(relu(f(sum_j g([x_j ; x_i]))))` in [0.5, 1).
+    """Inter-frame attention, raw: `r_i = sigmoid(relu(f(sum_j g([x_j ; x_i]))))`.
 
     The first layer of g is split into its halves for x_j and x_i, so that the large products are
     2T and not T^2, and no array of pairs is wider than g's first layer.
     """
 
+    bounded: bool = True  # see `raw_weight`
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -119,7 +129,7 @@ class RelationNetwork(nn.Module):
         pairs = jnp.where(counted[:, None, :, None], pairs.astype(wide), 0)
         r = nn.relu(nn.Dense(RELATION_F[0], **types, name="f_0")(pairs.sum(2)))
         r = nn.Dense(RELATION_F[1], **types, name="f_1")(r)[..., 0]
-        return nn.sigmoid(nn.relu(r.astype(wide)))
+        return raw_weight(r.astype(wide), self.bounded)
 
 
 class StageAttention(nn.Module):

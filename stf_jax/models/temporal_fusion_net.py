@@ -44,7 +44,8 @@ class TemporalFusionNet(nn.Module):
     order; `num_stripes` S; `embed_dim` C; `frame_attention` a subset of ("intra", "inter"), their
     mean is taken, () is the plain mean over real frames; `stage_attention` "mean" or "learned";
     `relation_padding` "mask" (padded slots count for nothing) or "reference" (the relation sums run
-    over padded slots too, as published); `dtype` of the arithmetic, `param_dtype` of the weights;
+    over padded slots too, as published); `bounded_attention` keeps the published ReLU before the
+    attentions' sigmoid, so that no frame outweighs another by more than 2:1; `dtype` of the arithmetic, `param_dtype` of the weights;
     `remat` to recompute instead of store; `axis_name` to synchronise BatchNorm over devices.
 
     Raises ValueError, when first called, for a field outside these.
@@ -60,6 +61,7 @@ class TemporalFusionNet(nn.Module):
     frame_attention: tuple[str, ...] = ("intra", "inter")
     stage_attention: str = "mean"
     relation_padding: str = "mask"
+    bounded_attention: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -103,9 +105,9 @@ class TemporalFusionNet(nn.Module):
         )
         self.embedding = Embedding(self.num_stripes, self.embed_dim, **synced)
         if "intra" in self.frame_attention:
-            self.intra_attention = IntraAttention(**synced)
+            self.intra_attention = IntraAttention(self.bounded_attention, **synced)
         if "inter" in self.frame_attention:
-            self.relation = RelationNetwork(**types)
+            self.relation = RelationNetwork(self.bounded_attention, **types)
         if self.stage_attention == "learned":
             self.stage_scorer = StageAttention(**types, name="stage_attention")
         if self.num_classes:

@@ -1,7 +1,7 @@
 """One training step as a pure function, and as a program over all local devices."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -91,19 +91,22 @@ def train_step(
     # Unsynchronised statistics differ between devices: average them, or they drift in silence.
     grads, batch_stats, metrics = jax.lax.pmean((grads, batch_stats, metrics), DEVICES)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def parallel_train_step(**static: Any) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Return `train_step` over all devices: (state, batch with a leading device axis, key).
+def parallel_train_step(
+    devices: Sequence[jax.Device] | None = None, **static: Any
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Return `train_step` over `devices` (default: all): (state, batch with a device axis, key).
 
     The state has no device axis; it is donated, so the one passed in is gone afterwards.
     """
     return jax.pmap(
         functools.partial(train_step, **static),
         axis_name=DEVICES,
+        devices=devices,
         in_axes=(None, 0, None),
         out_axes=(None, None),
         donate_argnums=(0,),

@@ -1,0 +1,193 @@
+"""The whole loop on tiny drawn tracklets: learns, logs, resumes exactly, refuses what it must."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from stf_jax.config import Config, load_config
+from stf_jax.errors import UserError
+from stf_jax.evaluate import evaluate_workdir
+from stf_jax.prepare.layout import image_name, write_partitions
+from stf_jax.training import checkpoint, loop
+from stf_jax.training.metrics_log import read_metrics
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def make_layout(root: Path, identities: int = 8, cameras: int = 2, length: int = 5) -> Path:
+    """People that are blocks of two colours, a little noisy; the first half trains."""
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    halves: dict[str, list[str]] = {"train": [], "test": []}
+    marks = []
+    for person in range(identities):
+        colours = rng.integers(0, 256, (2, 3))
+        for camera in range(1, cameras + 1):
+            for offset in range(length):
+                name = image_name(person, camera, 1, offset)
+                image = np.repeat(colours, 16, 0)[:, None] * np.ones((1, 16, 1))
+                image = image + rng.normal(0, 10, image.shape)
+                pixels = np.clip(image, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / "images" / name)
+                half = "train" if person < identities // 2 else "test"
+                halves[half].append(name)
+                if half == "test":
+                    marks.append(0 if camera == 1 else 1)
+    write_partitions(root, trainval=halves["train"], test=halves["test"], test_marks=marks)
+    return root
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_layout(tmp_path_factory.mktemp("layout") / "set")
+
+
+def tiny_config(layout: Path) -> Config:
+    config = load_config(CONFIGS / "mars.py")
+    config.data.root = str(layout)
+    config.data.height, config.data.width = 32, 16
+    config.data.tracklets_per_device = 2
+    config.data.min_frames, config.data.max_frames = 2, 4
+    config.data.frame_buckets = 1
+    config.model.backbone = "resnet18"
+    config.model.embed_dim = 8
+    config.optimizer.lr_backbone = config.optimizer.lr_rest = 1e-3
+    config.train.epochs = 3
+    config.train.evaluate_every = 1
+    config.train.log_every = 1
+    config.evaluation.chunk = 4
+    config.evaluation.frames_per_device = 20
+    return config
+
+
+@pytest.fixture(scope="module")
+def straight(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from start to end: 8 training tracklets, 2 devices x 2 = 2 steps an epoch, 3 epochs."""
+    workdir = tmp_path_factory.mktemp("straight")
+    loop.train(tiny_config(layout), workdir)
+    return workdir
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    return {e["step"]: e["loss"] for e in read_metrics(workdir / "metrics.jsonl") if "loss" in e}
+
+
+def final_params(workdir: Path) -> list[np.ndarray]:
+    step = checkpoint.find_step(workdir / "checkpoints", "latest")
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(workdir.absolute() / "checkpoints") as manager:
+        restored = manager.restore(step, args=ocp.args.Composite(model=ocp.args.PyTreeRestore()))
+    return [np.asarray(x) for x in jax.tree.leaves(restored["model"])]
+
+
+def test_metrics_hold_every_step_and_every_evaluation(straight: Path) -> None:
+    entries = read_metrics(straight / "metrics.jsonl")
+    steps = [e for e in entries if "loss" in e]
+    assert [e["step"] for e in steps] == [1, 2, 3, 4, 5, 6]
+    assert [e["epoch"] for e in steps] == [1, 1, 2, 2, 3, 3]
+    for key in ("lr/backbone", "lr/classifier", "lr/rest", "frames_per_second", "data_wait"):
+        assert all(np.isfinite(e[key]) for e in steps), key
+    assert [e["step"] for e in entries if "step/mAP" in e] == [2, 4, 6]
+    assert list((straight / "tensorboard").iterdir())
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    straight: Path, layout: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    calls = 0
+    real = loop.parallel_train_step
+
+    def stopping(**static):
+        step = real(**static)
+
+        def run(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                import os
+                import signal
+
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(*arguments)
+
+        return run
+
+    monkeypatch.setattr(loop, "parallel_train_step", stopping)
+    config = tiny_config(layout)
+    loop.train(config, tmp_path)
+    assert "SIGTERM: stopped after step 3" in capsys.readouterr().err
+    monkeypatch.setattr(loop, "parallel_train_step", real)
+    loop.train(config, tmp_path)
+    assert "resumed" in capsys.readouterr().err
+    assert losses(tmp_path) == losses(straight)
+    for ours, theirs in zip(final_params(tmp_path), final_params(straight), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_finished_run_says_so(straight: Path, layout: Path, tmp_path: Path, capsys) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(straight, copy)
+    assert loop.train(tiny_config(layout), copy) == {}
+    assert "nothing left to train" in capsys.readouterr().err
+
+
+def test_another_config_in_the_same_workdir_is_refused(straight: Path, layout: Path) -> None:
+    config = tiny_config(layout)
+    config.optimizer.lr_rest = 0.5
+    with pytest.raises(UserError, match=r"config\.optimizer\.lr_rest was 0\.001 -> 0\.5"):
+        loop.train(config, straight)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(
+    layout: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(layout)
+    config.optimizer.lr_backbone = config.optimizer.lr_rest = 1e30
+    with pytest.raises(UserError, match=r"step \d+: the loss is (nan|inf).*Last good checkpoint"):
+        loop.train(config, tmp_path)
+    for stored in checkpoint.describe(tmp_path / "checkpoints"):
+        assert stored.step < 6
+
+
+def test_evaluation_of_the_workdir_equals_that_of_the_loop(
+    straight: Path, layout: Path, capsys
+) -> None:
+    contents = evaluate_workdir(tiny_config(layout), straight, "latest")
+    logged = [e for e in read_metrics(straight / "metrics.jsonl") if "step/mAP" in e][-1]
+    assert contents["step"] == 6
+    scores = contents["rows"]["step"]["scores"]
+    assert scores["mAP"] == pytest.approx(logged["step/mAP"], abs=1e-6)
+    assert json.loads((straight / "scores.json").read_text()) == contents
+    assert "protocol" in capsys.readouterr().out
+    features = np.load(straight / "features.npz", allow_pickle=False)
+    assert features["features"].shape == (8, 8)
+    np.testing.assert_allclose(np.linalg.norm(features["features"], axis=1), 1, rtol=1e-5)
+    assert np.isfinite(features["frame_weights"]).all()
+    assert (straight / "cmc.png").stat().st_size > 1000
+
+
+def test_training_starts_from_another_runs_checkpoint(
+    straight: Path, layout: Path, tmp_path: Path, capsys
+) -> None:
+    other = make_layout(tmp_path / "other", identities=12)
+    config = tiny_config(other)
+    config.pretrained = str(straight)
+    config.train.max_steps = 1
+    loop.train(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "classifier" in said
+    assert "starting from the best checkpoint" in said
+
+
+def test_missing_data_is_one_clear_line(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"stf_jax\.prepare") as caught:
+        loop.train(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

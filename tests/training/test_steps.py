@@ -1,0 +1,117 @@
+"""The parallel step: devices and batch split do not change what is learnt; nothing is dropped."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from stf_jax.devices import DEVICES
+from stf_jax.models import TemporalFusionNet
+from stf_jax.training.state import TrainState, init_state, init_variables
+from stf_jax.training.steps import parallel_train_step, total_loss
+
+OPTIONS = {
+    "label_smoothing": 0.1,
+    "triplet_weight": 0.0,
+    "triplet_distance": "euclidean",
+    "triplet_margin": "soft",
+}
+PLAIN = {"mirror": 0.0, "blur": 0.0}
+B, T, H, W, K = 4, 3, 32, 16, 5
+LENGTHS = (3, 1, 2, 3)  # so that two devices hold 4 and 5 real frames
+
+
+def packed(rows: list[int], size: int) -> dict[str, np.ndarray]:
+    """One device's batch of the tracklets `rows`, padded to `size` frames with garbage."""
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (B, T, H, W, 3), dtype=np.uint8)
+    images = np.full((size, H, W, 3), 77, np.uint8)
+    tracklet, slot = np.full(size, len(rows), np.int32), np.zeros(size, np.int32)
+    m = 0
+    for b, row in enumerate(rows):
+        for t in range(LENGTHS[row]):
+            images[m], tracklet[m], slot[m] = pixels[row, t], b, t
+            m += 1
+    labels = np.array([(0, 1, 2, 4)[row] for row in rows], np.int32)
+    return {"images": images, "tracklet": tracklet, "slot": slot, "labels": labels}
+
+
+def stacked(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def one_step(batch: dict[str, np.ndarray], devices, **options) -> tuple[TrainState, dict]:
+    model = TemporalFusionNet(
+        num_classes=K, backbone="resnet18", embed_dim=8, axis_name=DEVICES, **options
+    )
+    optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
+    # A state of its own for each call: the step takes it away.
+    state = init_state(init_variables(model, 0, H, W), optimizer)
+    step = parallel_train_step(
+        devices,
+        model=model,
+        optimizer=optimizer,
+        num_slots=T,
+        loss_options=OPTIONS,
+        augment_options=PLAIN,
+    )
+    state, metrics = step(state, batch, jax.random.key(0))
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[TrainState, dict]:
+    return one_step(stacked(packed([0, 1, 2, 3], 10)), jax.devices()[:1])
+
+
+def assert_same(ours: TrainState, theirs: TrainState) -> None:
+    for name in ("params", "batch_stats"):
+        mine, other = (
+            dict(jax.tree_util.tree_leaves_with_path(getattr(state, name)))
+            for state in (ours, theirs)
+        )
+        for path, value in mine.items():
+            np.testing.assert_allclose(
+                value, other[path], rtol=2e-3, atol=2e-5, err_msg=jax.tree_util.keystr(path)
+            )
+
+
+def test_two_devices_with_half_the_batch_are_one_with_the_whole(whole) -> None:
+    halves = stacked(packed([0, 1], 6), packed([2, 3], 6))
+    state, metrics = one_step(halves, jax.devices()[:2])
+    assert metrics["loss"] == pytest.approx(whole[1]["loss"], rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(whole[1]["grad_norm"], rel=1e-4)
+    assert_same(state, whole[0])
+
+
+def test_padding_and_order_of_the_tracklets_change_nothing(whole) -> None:
+    state, metrics = one_step(stacked(packed([2, 0, 3, 1], 13)), jax.devices()[:1])
+    assert metrics["loss"] == pytest.approx(whole[1]["loss"], rel=1e-5)
+    assert_same(state, whole[0])
+
+
+def test_the_step_moves_every_parameter_and_counts(whole) -> None:
+    state, metrics = whole
+    assert state.step == 1
+    assert 0 <= metrics["accuracy"] <= 1
+    model = TemporalFusionNet(num_classes=K, backbone="resnet18", embed_dim=8, axis_name=DEVICES)
+    before = init_variables(model, 0, H, W)["params"]
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, state.params)
+    # A bias in front of BatchNorm has no gradient; a score asleep under the ReLU has none either.
+    still = {
+        jax.tree_util.keystr(p) for p, m in jax.tree_util.tree_leaves_with_path(moved) if not m
+    }
+    assert not [name for name in still if "relation" not in name and "bias" not in name], still
+
+
+def test_triplet_loss_joins_with_its_weight() -> None:
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(4, 2, 3)), jnp.float32)
+    logits = jnp.asarray(rng.normal(size=(4, 2, 5)), jnp.float32)
+    labels = jnp.array([0, 0, 1, 1])
+    plain, parts = total_loss(features, logits, labels, **OPTIONS)
+    assert set(parts) == {"cross_entropy"}
+    both, parts = total_loss(features, logits, labels, **{**OPTIONS, "triplet_weight": 0.5})
+    np.testing.assert_allclose(both, plain + 0.5 * parts["triplet"], rtol=1e-6)
+    assert parts["triplet"] > 0
