@@ -127,7 +127,15 @@ RULES: dict[str, Any] = {
         "distance": _is_one_of("euclidean", "cosine"),
         "flip": _FLAG,
         "rerank": _FLAG,
+        "multi_query": _is_one_of("", "mean", "max"),
+        "single_gallery_shot": _FLAG,
+        "separate_camera_set": _FLAG,
     },
+}
+
+# What keys of a section mean for runs that began before there were such keys.
+_ADDED: dict[str, dict[str, Any]] = {
+    "evaluation": {"multi_query": "", "single_gallery_shot": False, "separate_camera_set": False},
 }
 
 
@@ -182,11 +190,18 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Config:
-    """Return the ConfigDict that `to_json` turned into `values`; lists become tuples."""
+    """Return the ConfigDict that `to_json` turned into `values`; lists become tuples.
+
+    Keys that an older run could not have get the value that does what it did.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: plain(v) for key, v in value.items()}
         return tuple(plain(v) for v in value) if isinstance(value, list) else value
 
-    return ConfigDict(plain(values))
+    filled = dict(plain(values))
+    for section, added in _ADDED.items():
+        if isinstance(filled.get(section), Mapping):
+            filled[section] = added | filled[section]
+    return ConfigDict(filled)

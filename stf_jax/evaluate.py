@@ -1,27 +1,31 @@
 """Scoring a trained run: `python -m stf_jax.main --mode evaluate --workdir DIR`."""
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from stf_jax.config import Config, check_config
 from stf_jax.data.partitions import TrackletTable, load_layout
 from stf_jax.errors import UserError
 from stf_jax.evaluation.bootstrap import bootstrap_intervals
-from stf_jax.evaluation.extract import TrackletFeatures
+from stf_jax.evaluation.feature_files import FeatureSet, feature_set, write_features
 from stf_jax.evaluation.plots import plot_cmc
+from stf_jax.evaluation.ranked_lists import camera_pairs, distance_histogram, nearest
+from stf_jax.evaluation.ranking import rank_gallery
+from stf_jax.evaluation.report import TOP, ReportContent, Scoring, outcomes, write_report
 from stf_jax.evaluation.scores import format_table, make_scores, write_scores
-from stf_jax.evaluation.scoring import extract_table, rank_table
+from stf_jax.evaluation.scoring import extract_table, protocol_distances, rank_table
 from stf_jax.models import build_model
 from stf_jax.training import checkpoint
+from stf_jax.training.metrics_log import METRICS_FILE, read_metrics
 from stf_jax.training.state import init_variables
 
 SCORES_FILE = "scores.json"
 FEATURES_FILE = "features.npz"
 CMC_FILE = "cmc.png"
+REPORT_FOLDER = "report"
 
 
 def load_eval_table(config: Config) -> TrackletTable:
@@ -34,54 +38,102 @@ def load_eval_table(config: Config) -> TrackletTable:
     return table
 
 
-def write_features(path: Path, table: TrackletTable, found: TrackletFeatures) -> None:
-    """Write what a page or another program needs, whole or not at all, as a compressed .npz.
+def restore_run(config: Config, workdir: Path, which: str) -> tuple[Any, Any, int]:
+    """Return the model, its variables and the step of checkpoint `which` of the run in `workdir`.
 
-    Per tracklet: `features` [N, D] float32 (unit length), `person_ids`, `cameras`, `tracks`,
-    `marks` (0 query, 1 gallery, 2 multi-query), `num_frames` (that entered), and `offsets` [N + 1]
-    into the frames. Per frame, in table order: `names` (bytes), `frame_weights`, `intra_weights`,
-    `inter_weights` (each sums to 1 over a chunk, NaN where off). Read with `numpy.load`.
+    Without a classifier: neither scoring nor matching needs one, and it may be of any size.
+    Raises UserError where there is no such checkpoint, or one of another model.
     """
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        np.savez_compressed(
-            file,
-            features=found.features,
-            person_ids=table.person_ids,
-            cameras=table.cameras,
-            tracks=table.tracks,
-            marks=table.marks,
-            num_frames=found.num_frames,
-            offsets=table.offsets,
-            names=table.names,
-            frame_weights=found.frame_weights,
-            intra_weights=found.intra_weights,
-            inter_weights=found.inter_weights,
-        )
-    os.replace(partial, path)
-
-
-def evaluate_workdir(config: Config, workdir: Path, which: str) -> dict[str, Any]:
-    """Score checkpoint `which` (best, latest or a step) of the run in `workdir`.
-
-    Writes scores.json, features.npz and cmc.png there, prints one table, and returns what
-    scores.json holds: `step`, and for each protocol an entry of `scores.make_scores`.
-    """
-    check_config(config)
-    table = load_eval_table(config)
-    # Without a classifier: evaluation needs none, and the checkpoint's is of any size.
     model = build_model(config.model, 0)
     template = init_variables(model, 0, config.data.height, config.data.width)
     step = checkpoint.find_step(workdir / "checkpoints", which)
     variables, _ = checkpoint.restore_model(
         workdir / "checkpoints", template, step, optional=("classifier",)
     )
-    found = extract_table(model, variables, table, config, num_devices=jax.device_count())
-    write_features(workdir / FEATURES_FILE, table, found)
+    return model, variables, step
 
+
+def write_run_report(
+    folder: Path,
+    config: Config,
+    found: FeatureSet,
+    table: TrackletTable,
+    contents: Mapping[str, Any],
+    metrics: list[dict[str, Any]],
+) -> Path:
+    """Write the report of a scored run; its ranked lists are of the config's first protocol."""
     evaluation = config.evaluation
-    options: dict[str, Any] = {"distance": evaluation.distance, "flip": evaluation.flip}
-    options |= {"chunk": evaluation.chunk, "chunk_weighting": evaluation.chunk_weighting}
+    protocol = evaluation.protocols[0]
+    ranked = protocol_distances(
+        found.features,
+        table,
+        protocol,
+        distance=evaluation.distance,
+        multi_query=evaluation.multi_query,
+    )
+    distances, labels = ranked.distances, ranked.labels(table)
+    separate = evaluation.separate_camera_set
+    ranking = rank_gallery(
+        distances,
+        **labels,
+        protocol=protocol,
+        max_rank=evaluation.max_rank,
+        separate_camera_set=separate,
+    )
+    lists = nearest(distances, TOP, **labels, separate_camera_set=separate)
+    notes = ["Left out of a list: junk, and the query's own identity in its camera."]
+    if evaluation.rerank:
+        notes.append("The lists are by plain distances, before re-ranking.")
+    content = ReportContent(
+        title=f"Report of {workdir_name(folder.parent)}",
+        notes=[f"checkpoint of step {contents['step']}, on {contents['data']}"],
+        query=found.select(ranked.query_rows),
+        gallery=found.select(ranked.gallery_rows),
+        lists=lists,
+        scoring=Scoring(
+            rows=contents["rows"],
+            histogram=distance_histogram(distances, **labels),
+            camera_pairs=camera_pairs(distances, **labels, protocol=protocol),
+            protocol=protocol,
+            outcomes=outcomes(lists, ranking, labels["query_ids"], labels["gallery_ids"]),
+        ),
+        metrics=metrics,
+        pooled=ranked.pooled,
+        list_notes=notes,
+    )
+    return write_report(folder, content)
+
+
+def workdir_name(workdir: Path) -> str:
+    """The last part of a workdir's path, which is `.` for none."""
+    return workdir.resolve().name
+
+
+def evaluate_workdir(
+    config: Config, workdir: Path, which: str = "best", *, report: bool = True
+) -> dict[str, Any]:
+    """Score checkpoint `which` (best, latest or a step) of the run in `workdir`.
+
+    Writes there features.npz (`evaluation.feature_files.FeatureSet`), scores.json, cmc.png and,
+    with `report`, report/index.html; prints one table.
+
+    Returns:
+        What scores.json holds: `step`, `data` (the layout's folder) and `rows`, protocol -> entry
+        of `scores.make_scores`. With `config.evaluation.rerank` each protocol has a second row,
+        "<protocol>, re-ranked".
+    """
+    check_config(config)
+    table = load_eval_table(config)
+    model, variables, step = restore_run(config, workdir, which)
+    evaluation = config.evaluation
+    extracted = extract_table(model, variables, table, config, num_devices=jax.device_count())
+    found = feature_set(table, extracted, chunk=evaluation.chunk)
+    write_features(workdir / FEATURES_FILE, found)
+
+    options: dict[str, Any] = {
+        name: evaluation[name]
+        for name in ("distance", "flip", "chunk", "chunk_weighting", "multi_query")
+    }
     rows: dict[str, dict[str, Any]] = {}
     for reranked in (False, True) if evaluation.rerank else (False,):
         rankings = rank_table(
@@ -91,6 +143,10 @@ def evaluate_workdir(config: Config, workdir: Path, which: str) -> dict[str, Any
             max_rank=evaluation.max_rank,
             distance=evaluation.distance,
             reranked=reranked,
+            multi_query=evaluation.multi_query,
+            single_gallery_shot=evaluation.single_gallery_shot,
+            separate_camera_set=evaluation.separate_camera_set,
+            seed=config.seed,
         )
         for protocol, ranking in rankings.items():
             label = f"{protocol}, re-ranked" if reranked else protocol
@@ -101,6 +157,10 @@ def evaluate_workdir(config: Config, workdir: Path, which: str) -> dict[str, Any
     plot_cmc({label: row["cmc"] for label, row in rows.items()}, workdir / CMC_FILE)
     print(f"{workdir}, checkpoint of step {step}, on {config.data.root}:")
     print(format_table(rows))
-    names = ", ".join((SCORES_FILE, FEATURES_FILE, CMC_FILE))
-    print(f"written to {workdir}: {names}")
+    names = [SCORES_FILE, FEATURES_FILE, CMC_FILE]
+    if report:
+        metrics = read_metrics(workdir / METRICS_FILE)
+        page = write_run_report(workdir / REPORT_FOLDER, config, found, table, contents, metrics)
+        names.append(str(page.relative_to(workdir)))
+    print(f"written to {workdir}: {', '.join(names)}")
     return contents

@@ -36,6 +36,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         default="best",
         help="evaluate: best (by mAP), latest, or a step (default: %(default)s)",
     )
+    parser.add_argument(
+        "--no-report", action="store_true", help="evaluate: write no report/index.html"
+    )
     options, rest = parser.parse_known_args(argv)
     stray = [arg for arg in rest if arg.startswith("-") and not arg.startswith("--config.")]
     if stray:
@@ -92,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             from stf_jax.evaluate import evaluate_workdir
 
-            evaluate_workdir(config, options.workdir, options.checkpoint)
+            evaluate_workdir(
+                config, options.workdir, options.checkpoint, report=not options.no_report
+            )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
 """A model and a table of test tracklets -> features and scores."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from stf_jax.data.sampling import evaluation_plan, frame_buckets, frame_counts
 from stf_jax.devices import replicate
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.extract import TrackletFeatures, extract_features, parallel_extract_step
-from stf_jax.evaluation.protocols import select_rows
+from stf_jax.evaluation.protocols import pool_queries, select_rows
 from stf_jax.evaluation.ranking import Ranking, rank_gallery
 from stf_jax.evaluation.reranking import rerank_features
 from stf_jax.models import TemporalFusionNet
@@ -74,6 +75,62 @@ def extract_table(
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class ProtocolDistances:
+    """Distances of the Q queries and G gallery entries that a protocol takes from a test table."""
+
+    distances: np.ndarray  # [Q, G] float32
+    query_rows: np.ndarray  # [Q] int64, rows of the table; of pooled queries the first
+    pooled: np.ndarray  # [Q] int64, tracklets pooled into each query; 1 without multi-query
+    gallery_rows: np.ndarray  # [G] int64
+
+    def labels(self, table: TrackletTable) -> dict[str, Any]:
+        """Identities and cameras, by the names that `rank_gallery` has for them."""
+        return {
+            "query_ids": table.person_ids[self.query_rows],
+            "gallery_ids": table.person_ids[self.gallery_rows],
+            "query_cameras": table.cameras[self.query_rows],
+            "gallery_cameras": table.cameras[self.gallery_rows],
+        }
+
+
+def protocol_distances(
+    features: np.ndarray,
+    table: TrackletTable,
+    protocol: str,
+    *,
+    distance: str = "euclidean",
+    reranked: bool = False,
+    multi_query: str = "",
+) -> ProtocolDistances:
+    """Return the distances that `protocol` ranks by, of `features` [N, D].
+
+    `multi_query` is "", or "mean" or "max" of each (person, camera)'s query features
+    (`pool_queries`), tracklets marked multi-query among them.
+    """
+    rows = select_rows(
+        protocol,
+        person_ids=table.person_ids,
+        marks=table.marks,
+        cameras=table.cameras,
+        multi_query=bool(multi_query),
+    )
+    query, gallery = features[rows.query], features[rows.gallery]
+    query_rows, pooled = rows.query, np.ones(len(rows.query), np.int64)
+    if multi_query:
+        ids, cameras = table.person_ids[rows.query], table.cameras[rows.query]
+        pools = pool_queries(query, person_ids=ids, cameras=cameras, how=multi_query)
+        query, pooled = pools.features, pools.counts
+        order = np.lexsort((rows.query, cameras, ids))
+        query_rows = rows.query[order[np.cumsum(pooled) - pooled]]
+    distances = (
+        rerank_features(query, gallery)
+        if reranked
+        else pairwise_distances(query, gallery, metric=distance)
+    )
+    return ProtocolDistances(distances, query_rows, pooled, rows.gallery)
+
+
 def rank_table(
     features: np.ndarray,
     table: TrackletTable,
@@ -82,27 +139,33 @@ def rank_table(
     max_rank: int = 50,
     distance: str = "euclidean",
     reranked: bool = False,
+    multi_query: str = "",
+    single_gallery_shot: bool = False,
+    separate_camera_set: bool = False,
+    seed: int = 0,
 ) -> dict[str, Ranking]:
-    """Return the ranking of `features` [N, D] under each of `protocols`, by name."""
+    """Return the ranking of `features` [N, D] under each of `protocols`, by name.
+
+    The options are those of `protocol_distances` and `rank_gallery`.
+    """
     rankings = {}
     for protocol in protocols:
-        rows = select_rows(
-            protocol, person_ids=table.person_ids, marks=table.marks, cameras=table.cameras
-        )
-        query, gallery = features[rows.query], features[rows.gallery]
-        distances = (
-            rerank_features(query, gallery)
-            if reranked
-            else pairwise_distances(query, gallery, metric=distance)
+        found = protocol_distances(
+            features,
+            table,
+            protocol,
+            distance=distance,
+            reranked=reranked,
+            multi_query=multi_query,
         )
         rankings[protocol] = rank_gallery(
-            distances,
-            query_ids=table.person_ids[rows.query],
-            gallery_ids=table.person_ids[rows.gallery],
-            query_cameras=table.cameras[rows.query],
-            gallery_cameras=table.cameras[rows.gallery],
+            found.distances,
+            **found.labels(table),
             protocol=protocol,
             max_rank=max_rank,
+            single_gallery_shot=single_gallery_shot,
+            separate_camera_set=separate_camera_set,
+            seed=seed,
         )
     return rankings
 
