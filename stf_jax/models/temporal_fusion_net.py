@@ -45,8 +45,9 @@ class TemporalFusionNet(nn.Module):
     mean is taken, () is the plain mean over real frames; `stage_attention` "mean" or "learned";
     `relation_padding` "mask" (padded slots count for nothing) or "reference" (the relation sums run
     over padded slots too, as published); `bounded_attention` keeps the published ReLU before the
-    attentions' sigmoid, so that no frame outweighs another by more than 2:1; `dtype` of the arithmetic, `param_dtype` of the weights;
-    `remat` to recompute instead of store; `axis_name` to synchronise BatchNorm over devices.
+    attentions' sigmoid, so that no frame outweighs another by more than 2:1; `dtype` of the
+    arithmetic, `param_dtype` of the weights; `remat` to recompute instead of store;
+    `axis_name` to synchronise BatchNorm over devices.
 
     Raises ValueError, when first called, for a field outside these.
     """
