@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stf_jax.models import TemporalFusionNet
+from stf_jax.models import BACKBONES, TemporalFusionNet
 
 B, T, H, W = 3, 4, 64, 32
-SMALL = TemporalFusionNet(num_classes=5, backbone="resnet18", num_stripes=2, embed_dim=6)
+SMALL = TemporalFusionNet(num_classes=5, backbone="resnet10", num_stripes=2, embed_dim=6)
 # For what runs once: less time in the compiler.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 close = partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5)
@@ -33,6 +33,14 @@ def only_real_frames(order: Any = slice(None)) -> tuple[np.ndarray, np.ndarray, 
     frames, mask = batch()
     tracklet, slot = np.nonzero(mask)
     return frames[tracklet, slot][order], tracklet[order], slot[order]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_backbone():
+    """One block a stage: every kind of layer, in half of ResNet-18's time to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "resnet10", (False, (1, 1, 1, 1)))
+        yield
 
 
 @partial(quick_jit, static_argnums=0)
