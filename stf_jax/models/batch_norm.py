@@ -25,10 +25,8 @@ def masked_moments(
     """
     c = x.shape[-1]
     rows = x.reshape(x.shape[0], -1, c)
-    if mask is None:
-        shift = rows[0, 0]
-    else:  # a real row's value: padding may hold anything, also nothing like the data
-        shift = jnp.where(mask.any(), rows[jnp.argmax(mask), 0], 0)
+    # A real row's value: padding may hold anything, also nothing like the data.
+    shift = rows[0, 0] if mask is None else jnp.where(mask.any(), rows[jnp.argmax(mask), 0], 0)
     shift = jax.lax.stop_gradient(shift)
     centred = rows - shift[None, None, :]
     if mask is None:

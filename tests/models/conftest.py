@@ -35,7 +35,7 @@ def random_variables() -> Callable[..., dict[str, Any]]:
         return unflatten_dict(
             {
                 path: jnp.asarray(draw(path, leaf.shape, r), jnp.float32)
-                for path, leaf in flatten_dict(shapes).items()
+                for path, leaf in dict[Any, Any](flatten_dict(shapes)).items()
             }
         )
 

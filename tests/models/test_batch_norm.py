@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ def variables(seed: int = 1) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def train(x, mask, momentum=0.9, **fields):
+def train(x, mask, momentum=0.9, **fields) -> tuple[Any, Any]:
     return BatchNorm(momentum=momentum, **fields).apply(
         variables(), jnp.asarray(x), mask, train=True, mutable=["batch_stats"]
     )

@@ -43,11 +43,12 @@ def without_stages(variables) -> dict[str, Any]:
 
 
 def check_same(found, expected) -> None:
-    found, expected = flatten_dict(found), flatten_dict(expected)
-    assert found.keys() == expected.keys()
-    for path, value in expected.items():
-        assert found[path].dtype == value.dtype, path
-        np.testing.assert_array_equal(found[path], value, err_msg="/".join(path))
+    by_path: dict[Any, Any] = dict(flatten_dict(found))
+    expected_by_path: dict[Any, Any] = dict(flatten_dict(expected))
+    assert by_path.keys() == expected_by_path.keys()
+    for path, value in expected_by_path.items():
+        assert by_path[path].dtype == value.dtype, path
+        np.testing.assert_array_equal(by_path[path], value, err_msg="/".join(path))
 
 
 def backbone_of(variables) -> dict[str, Any]:
