@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     data = config.data = ConfigDict()
     data.root = "data/mars"
     data.partitions = "partitions.pkl"
+    data.source = "folder"  # or "tfds": root is the folder of the built tfds data set
     data.train_subset = "trainval"  # what the reference trains on; or "train"
     data.eval_subset = "test"  # or "val"
     data.height, data.width = 384, 128  # pixels, bilinear

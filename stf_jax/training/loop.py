@@ -1,10 +1,7 @@
 """The training run, top to bottom as the data flows: layout -> batches -> steps -> scores."""
 
-import math
-import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,26 +12,30 @@ from tqdm import tqdm
 
 from stf_jax.config import Config, check_config, to_json
 from stf_jax.data.augment_options import check_options as check_augment_options
-from stf_jax.data.partitions import TrackletTable, load_layout
+from stf_jax.data.partitions import TrackletTable
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import Plan, frame_buckets, frame_counts, training_plan
+from stf_jax.data.source import frame_source, open_layout
 from stf_jax.devices import DEVICES, replicate
 from stf_jax.errors import UserError
 from stf_jax.evaluation.scoring import extract_table, headline, rank_table
 from stf_jax.models import build_model
 from stf_jax.training import checkpoint, run_files
+from stf_jax.training.loss_watch import LossWatch
 from stf_jax.training.metrics_log import MetricsLog, progress_bar
 from stf_jax.training.optim import make_optimizer
 from stf_jax.training.schedules import settings_from_config
 from stf_jax.training.start import starting_variables
 from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
+from stf_jax.training.stop_request import StopRequest
 
 # Epochs whose plans the packed batch sizes are chosen from.
 BUCKET_EPOCHS = 3
 # What a resumed run may have changed: nothing that is learnt depends on it.
 FREE_KEYS = (
     "data.root",
+    "data.source",
     "data.threads",
     "evaluation.",
     "train.evaluate_",
@@ -43,8 +44,6 @@ FREE_KEYS = (
     "profile_steps",
     "compilation_cache",
 )
-# Steps computed ahead of the one whose loss is looked at.
-IN_FLIGHT = 2
 
 
 def epoch_plan(table: TrackletTable, config: Config, epoch: int, num_devices: int) -> Plan:
@@ -115,30 +114,6 @@ def loss_options(config: Config) -> dict[str, Any]:
     return options
 
 
-class _StopRequest:
-    """Turns SIGTERM and the first Ctrl-C into a flag: finish the step, save, leave."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: the caller's business
-                return self
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.name = signal.Signals(number).name
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def say(text: str) -> None:
     """Print a line of the run's story without tearing the progress bar."""
     tqdm.write(text, file=sys.stderr)
@@ -155,6 +130,7 @@ def _training_batches(
     """Yield (epoch, step in epoch from 1, batch) from `position` on, epoch after epoch."""
     data = config.data
     epoch, start = position.epoch, position.step_in_epoch
+    read_frames = frame_source(data, data.train_subset, table)
     while epoch <= config.train.epochs:
         plan = epoch_plan(table, config, epoch, num_devices)
         stream = batches(
@@ -169,50 +145,11 @@ def _training_batches(
             host_augment=check_augment_options(config.augment),
             seed=(config.seed, epoch),
             devices=local_devices(num_devices),
+            read_frames=read_frames,
         )
         for k, batch in enumerate(stream, start=start + 1):
             yield epoch, k, batch
         epoch, start = epoch + 1, 0
-
-
-class _LossWatch:
-    """Looks at every step's metrics, a few steps late, so that the devices never wait for it."""
-
-    def __init__(self, last_good: str) -> None:
-        self.pending: deque[tuple[int, Mapping[str, Any]]] = deque()
-        self.sums: dict[str, float] = {}
-        self.count = 0
-        self.last_good = last_good
-
-    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self.pending.append((step, metrics))
-        while len(self.pending) > IN_FLIGHT:
-            self._look()
-
-    def _look(self) -> None:
-        step, metrics = self.pending.popleft()
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"step {step}: the loss is {values['loss']}; expected a finite number. "
-                f"Last good checkpoint: {self.last_good}. Lower the learning rates, or set "
-                "config.optimizer.clip_norm, and start again from it"
-            )
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
-
-    def wait(self) -> None:
-        """Look at all steps: what is saved after this is known to be finite."""
-        while self.pending:
-            self._look()
-
-    def drain(self) -> dict[str, float]:
-        """Wait for all steps; return the means since the last call."""
-        self.wait()
-        means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
 
 
 def train(config: Config, workdir: Path) -> dict[str, float]:
@@ -227,7 +164,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     settings_from_config(config.optimizer)
     num_devices = jax.device_count()
 
-    layout = load_layout(config.data.root, config.data.partitions)
+    layout = open_layout(config.data)
     for finding in layout.findings:
         say(f"note: {finding}")
     table: TrackletTable | None = getattr(layout, config.data.train_subset)
@@ -274,6 +211,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     )
     state, key = replicate((state, jax.random.key(config.seed)))
     scores: dict[str, float] = {}
+    first_profiled, last_profiled = config.profile_steps or (0, 0)
     last_good = f"step {int(state.step)} in {checkpoints}" if stored else "none yet"
     step, last_evaluated, saved_at = int(state.step), -1, time.monotonic()
 
@@ -281,7 +219,13 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         if eval_table is None:
             return {}
         found = extract_table(
-            model, state.variables, eval_table, config, num_devices=num_devices, label="evaluating"
+            model,
+            state.variables,
+            eval_table,
+            config,
+            num_devices=num_devices,
+            read_frames=frame_source(config.data, config.data.eval_subset, eval_table),
+            label="evaluating",
         )
         rankings = rank_table(
             found.features,
@@ -318,12 +262,12 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         checkpoint.save(manager, state, where, metrics or None)
         watch.last_good, saved_at = f"step {step} in {checkpoints}", time.monotonic()
 
-    watch = _LossWatch(last_good)
+    watch = LossWatch(last_good)
     epoch, done_in_epoch = position.epoch, position.step_in_epoch
     with (
         checkpoint.open_manager(checkpoints) as manager,
         MetricsLog(workdir, step) as log,
-        _StopRequest() as stop,
+        StopRequest() as stop,
         progress_bar(total_steps, step) as bar,
     ):
         if config.train.evaluate_before and step == 0:
@@ -335,11 +279,17 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
             epoch, done_in_epoch, batch = next(stream)
             waited += time.monotonic() - before
             window_frames += int((batch["tracklet"] < batch["labels"].shape[-1]).sum())
+            if step + 1 == first_profiled:
+                jax.profiler.start_trace(str(workdir / "profile"))
             arrays = {name: batch[name] for name in ("images", "tracklet", "slot", "labels")}
             state, metrics = step_function(state, arrays, key)
             step += 1
             bar.update()
             watch.add(step, metrics)
+            if step == last_profiled:
+                jax.block_until_ready(metrics)
+                jax.profiler.stop_trace()
+                say(f"profile of steps {first_profiled} to {step} written to {workdir / 'profile'}")
             if step % config.train.log_every == 0 or step == total_steps:
                 log_steps()
             every = config.train.evaluate_every

@@ -97,7 +97,7 @@ def train_step(
 
 
 def parallel_train_step(
-    devices: Sequence[jax.Device] | None = None, **static: Any
+    devices: Sequence[Any] | None = None, **static: Any
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Return `train_step` over `devices` (default: all): (state, batch with a device axis, key).
 

@@ -1,0 +1,36 @@
+"""Where frames come from: the layout's folder, or a tfds data set built from it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from stf_jax.data.partitions import Layout, TrackletTable, load_layout
+
+SOURCES = ("folder", "tfds")
+
+
+def open_layout(data: Any, subsets: Sequence[str] | None = None) -> Layout:
+    """Return the layout that the config section `data` names (keys root, partitions, source).
+
+    With `source` "tfds", root is the built data set's folder (`.../video_reid/NAME/1.0.0`), which
+    keeps the partitions and holds no image files. Raises UserError as `load_layout` does.
+    """
+    return load_layout(
+        data.root, data.partitions, check_files=data.source == "folder", subsets=subsets
+    )
+
+
+def frame_source(
+    data: Any, subset: str, table: TrackletTable
+) -> Callable[[np.ndarray], Sequence[bytes]] | None:
+    """Return `read_frames` for `pipeline.batches`: None reads the files of the folder.
+
+    Both sources give the same bytes, so the same batches bit for bit.
+    """
+    if data.source == "folder":
+        return None
+    # Imported here: only this choice needs TensorFlow's data sets.
+    from stf_jax.data.video_reid_builder import frame_reader
+
+    return frame_reader(data.root, subset, table)
