@@ -84,6 +84,7 @@ RULES: dict[str, Any] = {
     "data": {
         "root": _NAME,
         "partitions": _NAME,
+        "source": _is_one_of("folder", "tfds"),
         "train_subset": _is_one_of("trainval", "train"),
         "eval_subset": _is_one_of("test", "val"),
         "height": _is_int(32),

@@ -1,6 +1,6 @@
 """A model and a table of test tracklets -> features and scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ def extract_table(
     config: Config,
     *,
     num_devices: int,
+    read_frames: Callable[[np.ndarray], Sequence[bytes]] | None = None,
     label: str = "features",
 ) -> TrackletFeatures:
     """Return a feature for every tracklet of `table`, as the config's `evaluation` section says.
@@ -57,6 +58,9 @@ def extract_table(
         buckets=buckets,
         on_corrupt=data.on_corrupt,
         threads=data.threads or None,
+        # Images are padded in evaluation as in training; nothing random is done to them.
+        host_augment={"pad_ratio": config.augment.get("pad_ratio", 0.0)},
+        read_frames=read_frames,
     )
     with tqdm(total=table.num_frames, desc=label, unit="frame", disable=None, leave=False) as bar:
         found = extract_features(
