@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Usage: scripts/splits.sh CONFIG WORKDIR [--config.KEY=VALUE ...]
+# Trains and scores every split of a data set (partitions_00.pkl, partitions_01.pkl ... in its root)
+# and prints the mean and deviation over the splits. Goes on where it stopped.
+set -euo pipefail
+usage="usage: scripts/splits.sh CONFIG WORKDIR [--config.KEY=VALUE ...]"
+config=${1:?$usage}
+workdir=${2:?$usage}
+shift 2
+exec "${PYTHON:-python}" "$(dirname "$0")/splits.py" --config "$config" --workdir "$workdir" "$@"
