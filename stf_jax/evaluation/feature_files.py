@@ -105,12 +105,13 @@ def read_features(path: Path) -> FeatureSet:
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected features; {mend}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: of a broken file numpy would leave its own handle open.
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             missing = [name for name in wanted if name not in file]
             if missing:
                 raise UserError(f"{path}: lacks {', '.join(missing)}; {mend}")
             values = {name: file[name] for name in wanted}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a whole .npz file ({reason}); {mend}") from error
     values |= {"image_dir": str(values["image_dir"]), "chunk": int(values["chunk"])}

@@ -28,7 +28,7 @@ def make_set(folder: Path, count: int, camera: int, seed: int) -> FeatureSet:
     person_ids = np.arange(count) // 2
     features = rng.normal(size=(count, 4)) + 2 * rng.normal(size=(count, 4))[person_ids]
     names = np.array([f"{seed}_{i}_{k}.jpg" for i in range(count) for k in range(3)], "S")
-    weights = np.tile(np.float32([0.5, 0.3, 0.2]), count)
+    weights = np.tile(np.array([0.5, 0.3, 0.2], np.float32), count)
     return FeatureSet(
         features=features.astype(np.float32),
         person_ids=person_ids,
