@@ -16,14 +16,14 @@ def get_config() -> ConfigDict:
     config.data.root = "data/demo"
     config.data.height, config.data.width = 64, 32
     config.data.sampler = "identity"
-    config.data.tracklets_per_device = 12
-    config.data.tracklets_per_identity = 3
-    config.data.min_frames, config.data.max_frames = 4, 8
+    config.data.tracklets_per_device = 16
+    config.data.tracklets_per_identity = 4
+    config.data.min_frames, config.data.max_frames = 3, 6
     config.data.frame_buckets = 1
     config.augment.blur = 0.0
 
     config.model.backbone = "resnet18"
-    config.model.last_stride = 2
+    config.model.last_stride = 1
     config.model.embed_dim = 256
     config.model.stage_attention = "learned"
 
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.optimizer.clip_norm = 5.0
 
     config.train.epochs = 100
-    config.train.max_steps = 300
+    config.train.max_steps = 140
     config.train.evaluate_every = 0
     config.train.evaluate_before = True
     config.evaluation.chunk = 8
