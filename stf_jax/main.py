@@ -63,10 +63,10 @@ def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> Config
             )
         config = from_json(stored.config)
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict(
-        "config", config, flag_values=values, sys_argv=["stf_jax.main", *overrides]
-    )
     try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=["stf_jax.main", *overrides]
+        )
         left = values(["stf_jax.main", *overrides])[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
