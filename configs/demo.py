@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.data.sampler = "identity"
     config.data.tracklets_per_device = 16
     config.data.tracklets_per_identity = 4
-    config.data.min_frames, config.data.max_frames = 3, 6
+    config.data.min_frames = config.data.max_frames = 6
     config.data.frame_buckets = 1
     config.augment.blur = 0.0
 
@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.model.last_stride = 1
     config.model.embed_dim = 256
     config.model.stage_attention = "learned"
+    config.model.bounded_attention = False
 
     config.loss.triplet_weight = 1.0
 
