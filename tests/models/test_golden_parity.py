@@ -291,7 +291,7 @@ def two_device_batch(golden: Golden):
     for d in (0, 1):
         there = golden._replace(frames=np.concatenate([golden.frames[2 * d : 2 * d + 2]]))
         mask = np.ones((2 - d, t), bool)
-        frames, tracklet, slot = pack(there, mask, 2 * t + 1, seed=d)
+        frames, tracklet, slot = pack(there, mask, 2 * t, seed=d)
         tracklet[tracklet == len(mask)] = 2
         labels = np.append(golden.numbers["labels"], -1)[2 * d : 2 * d + 2]
         devices.append((frames.astype(np.float64), tracklet, slot, labels))
@@ -327,11 +327,13 @@ def trajectory(training) -> Trajectory:
         return follow(*training)
 
 
+@pytest.mark.slow
 def test_losses_of_four_steps(golden, trajectory):
     errors = np.abs(np.array(trajectory.losses) / golden.numbers["train_losses"] - 1)
     assert (errors < LOSS_TOLERANCES).all(), errors
 
 
+@pytest.mark.slow
 def test_gradient_of_every_parameter(golden, trajectory):
     names, norms = golden.numbers["grad_names"], golden.numbers["grad_norm"]
     assert set(names) == set(trajectory.gradients)
@@ -344,6 +346,7 @@ def test_gradient_of_every_parameter(golden, trajectory):
             assert abs(projection(name, gradient) - expected) < 1e-6 * norm, name
 
 
+@pytest.mark.slow
 def test_running_means_after_one_step(golden, trajectory):
     """The embedding's means lack, exactly, the reference's second pass of the frames."""
     numbers = golden.numbers
@@ -358,6 +361,7 @@ def test_running_means_after_one_step(golden, trajectory):
         assert abs(projection(name, mean) - expected) < 1e-6 * np.linalg.norm(mean), name
 
 
+@pytest.mark.slow
 def test_parameters_after_four_steps(golden, trajectory):
     numbers = golden.numbers
     expected = numbers["param_projection_after_4"]
@@ -367,6 +371,7 @@ def test_parameters_after_four_steps(golden, trajectory):
         assert error < PARAMETER_TOLERANCE * np.linalg.norm(found), name
 
 
+@pytest.mark.slow
 def test_rounding_alone_moves_the_later_steps(golden, training, trajectory):
     """Weights that differ in the 15th digit end up more than 1e-6 apart: no one can be nearer."""
     if golden.name != "a":

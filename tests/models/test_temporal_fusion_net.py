@@ -156,6 +156,7 @@ def test_padding_enters_no_statistics(variables):
     assert min(jax.tree.leaves(moved)) > 1e-4
 
 
+@pytest.mark.slow
 def test_gradients_see_no_padding_and_no_remat(variables):
     """Of all parameters: padded and stored, packed and recomputed."""
     stats = variables["batch_stats"]
