@@ -1,3 +1,25 @@
 """Video-based person re-identification in JAX."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stf_jax.embed import embed_tracklets
+    from stf_jax.match import match_tracklets, write_matches
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "embed_tracklets", "match_tracklets", "write_matches"]
+
+_HOMES = {
+    "embed_tracklets": "stf_jax.embed",
+    "match_tracklets": "stf_jax.match",
+    "write_matches": "stf_jax.match",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs the frameworks when it is first asked for."""
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -136,6 +136,7 @@ RULES: dict[str, Any] = {
 
 # What keys of a section mean for runs that began before there were such keys.
 _ADDED: dict[str, dict[str, Any]] = {
+    "data": {"source": "folder"},
     "evaluation": {"multi_query": "", "single_gallery_shot": False, "separate_camera_set": False},
 }
 

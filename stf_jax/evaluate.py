@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from stf_jax.config import Config, check_config
-from stf_jax.data.partitions import TrackletTable, load_layout
+from stf_jax.data.partitions import TrackletTable
+from stf_jax.data.source import frame_source, open_layout
 from stf_jax.errors import UserError
 from stf_jax.evaluation.bootstrap import bootstrap_intervals
 from stf_jax.evaluation.feature_files import FeatureSet, feature_set, write_features
@@ -31,7 +32,7 @@ REPORT_FOLDER = "report"
 def load_eval_table(config: Config) -> TrackletTable:
     """Return the table that the config evaluates on; raises UserError where there is none."""
     subset = config.data.eval_subset
-    layout = load_layout(config.data.root, config.data.partitions, subsets=(subset,))
+    layout = open_layout(config.data, subsets=(subset,))
     table = getattr(layout, subset)
     if table is None:
         raise UserError(f"{layout.root}: no {subset} images; expected some to rank")
@@ -126,7 +127,14 @@ def evaluate_workdir(
     table = load_eval_table(config)
     model, variables, step = restore_run(config, workdir, which)
     evaluation = config.evaluation
-    extracted = extract_table(model, variables, table, config, num_devices=jax.device_count())
+    extracted = extract_table(
+        model,
+        variables,
+        table,
+        config,
+        num_devices=jax.device_count(),
+        read_frames=frame_source(config.data, config.data.eval_subset, table),
+    )
     found = feature_set(table, extracted, chunk=evaluation.chunk)
     write_features(workdir / FEATURES_FILE, found)
 

@@ -15,34 +15,80 @@ EPILOG = """
 train and score:       python -m stf_jax.main --config configs/mars.py --workdir runs/mars
 change any value:      ... --config.data.root=/data/mars --config.optimizer.name=adam
 score the best again:  python -m stf_jax.main --mode evaluate --workdir runs/mars
+features of anything:  python -m stf_jax.main --mode embed --workdir runs/mars \\
+                           --input hall.mp4:hall.txt --output hall.npz
+who is that there?     python -m stf_jax.main --mode match --workdir runs/mars \\
+                           --query hall.npz --gallery door.npz --output hall_in_door
 the meaning of every key: configs/mars.py
 """
+
+# What each mode cannot do without, beside --workdir.
+_NEEDED = {"embed": ("input", "output"), "match": ("query", "gallery", "output")}
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split `argv` into this command's own options and the `--config.KEY=VALUE` overrides."""
     parser = argparse.ArgumentParser(
         prog="python -m stf_jax.main",
-        description="Train or score a video person re-identification model.",
+        description="Train, score or use a video person re-identification model.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, help="config file; default: the workdir's own")
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of this run")
-    parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config", type=Path, help="config file; default: the workdir's own")
+    add("--workdir", type=Path, required=True, help="folder of this run")
+    add("--mode", choices=("train", "evaluate", "embed", "match"), default="train")
+    add(
         "--checkpoint",
         default="best",
-        help="evaluate: best (by mAP), latest, or a step (default: %(default)s)",
+        help="evaluate, embed: best (by mAP), latest, or a step (default: %(default)s)",
     )
-    parser.add_argument(
-        "--no-report", action="store_true", help="evaluate: write no report/index.html"
+    add("--no-report", action="store_true", help="evaluate: write no report/index.html")
+    add("--output", type=Path, help="embed: an .npz to write; match: a folder for the report")
+
+    add = parser.add_argument_group("embed").add_argument
+    add(
+        "--input",
+        metavar="TRACKLETS",
+        help="a folder of folders of frames, a layout (its config.data.eval_subset), or "
+        "VIDEO:TRACKS (people are cut out into a folder beside the output)",
+    )
+    add("--camera", type=int, default=1, help="number of the camera that frames or video are from")
+
+    add = parser.add_argument_group("match").add_argument
+    add("--query", type=Path, metavar="NPZ", help="features of those to look for")
+    add("--gallery", type=Path, metavar="NPZ", help="features of those to look among")
+    add("--query-camera", type=int, metavar="N", help="only the queries of this camera")
+    add("--gallery-camera", type=int, metavar="N", help="only the gallery of this camera")
+    add("--top", type=int, default=10, help="entries of each list (default: %(default)s)")
+    add(
+        "--calibrate",
+        type=Path,
+        metavar="NPZ",
+        help="features.npz of a labelled set that was not trained on: gives each entry the "
+        "probability of being the same person",
+    )
+    add(
+        "--prior",
+        type=float,
+        metavar="SHARE",
+        help="share of all pairs of query and gallery that are of one person, if another than in "
+        "the set to calibrate with",
     )
     options, rest = parser.parse_known_args(argv)
     stray = [arg for arg in rest if arg.startswith("-") and not arg.startswith("--config.")]
     if stray:
         parser.error(f"unrecognized arguments: {' '.join(stray)}")
+    missing = [f"--{n}" for n in _NEEDED.get(options.mode, ()) if getattr(options, n) is None]
+    if missing:
+        parser.error(f"--mode {options.mode} needs {', '.join(missing)}")
+    if options.mode == "embed" and options.output.suffix != ".npz":
+        parser.error(f"--output {options.output}: expected a name that ends in .npz")
+    if options.prior is not None and options.calibrate is None:
+        parser.error("--prior needs --calibrate")
+    if options.top < 1:
+        parser.error(f"--top {options.top}: expected 1 or more")
     return options, rest
 
 
@@ -79,11 +125,55 @@ def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> Config
     return config
 
 
+def _embed(config: Config, options: argparse.Namespace) -> None:
+    from stf_jax.embed import embed_tracklets
+    from stf_jax.evaluation.feature_files import write_features
+
+    output: Path = options.output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    found = embed_tracklets(
+        options.workdir,
+        options.input,
+        config=config,
+        checkpoint=options.checkpoint,
+        camera=options.camera,
+        frames_dir=output.with_name(output.stem + "_frames"),
+    )
+    write_features(output, found)
+    print(f"{found.num_tracklets} tracklets, {len(found.names)} frames; written: {output}")
+
+
+def _match(config: Config, options: argparse.Namespace) -> None:
+    from stf_jax.evaluation.calibration import fit_calibration
+    from stf_jax.evaluation.feature_files import read_features
+    from stf_jax.match import match_tracklets, select_camera, write_matches
+
+    distance = config.evaluation.distance
+    calibration = None
+    if options.calibrate is not None:
+        calibration = fit_calibration(read_features(options.calibrate), metric=distance)
+        if options.prior is not None:
+            calibration = calibration.with_prior(options.prior)
+    query = select_camera(read_features(options.query), options.query_camera, "--query-camera")
+    gallery = select_camera(
+        read_features(options.gallery), options.gallery_camera, "--gallery-camera"
+    )
+    matches = match_tracklets(
+        query, gallery, top=options.top, distance=distance, calibration=calibration
+    )
+    title = f"{options.query.stem} among {options.gallery.stem}"
+    page = write_matches(options.output, matches, title=title)
+    print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0, or 2 for bad input, told on standard error."""
     options, overrides = parse(sys.argv[1:] if argv is None else argv)
     try:
         config = read_config(options, overrides)
+        if options.mode == "match":
+            _match(config, options)
+            return 0
         # Imported late: `--help` and a wrong option need not wait for the frameworks.
         from stf_jax.compilation import use_compilation_cache
 
@@ -92,12 +182,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from stf_jax.training.loop import train
 
             train(config, options.workdir)
-        else:
+        elif options.mode == "evaluate":
             from stf_jax.evaluate import evaluate_workdir
 
             evaluate_workdir(
                 config, options.workdir, options.checkpoint, report=not options.no_report
             )
+        else:
+            _embed(config, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -81,7 +81,7 @@ def test_camera_pairs() -> None:
             assert (pair.valid_queries, pair.mean_ap, pair.rank_1) == (0, None, None)
             continue
         precisions, firsts = [], []
-        for q in np.flatnonzero(labels["query_cameras"] == pair.query_camera):
+        for q in np.flatnonzero(labels["query_cameras"] == pair.query_camera).tolist():
             kept = [
                 g
                 for g in range(30)

@@ -1,0 +1,167 @@
+"""Features of any tracklets with a trained run: `python -m stf_jax.main --mode embed`."""
+
+import argparse
+import csv
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from stf_jax.config import Config, check_config, from_json
+from stf_jax.data.tracklets import TrackletTable
+from stf_jax.errors import UserError
+from stf_jax.evaluate import load_eval_table, restore_run
+from stf_jax.evaluation.feature_files import UNKNOWN_ID, FeatureSet, feature_set
+from stf_jax.evaluation.scoring import extract_table
+from stf_jax.prepare import mot
+from stf_jax.training.run_files import read_run_files
+
+_IMAGE = re.compile(r"[^.].*\.(?:png|jpg|jpeg)", re.IGNORECASE)
+
+
+def run_config(workdir: Path) -> Config:
+    """Return the config stored in `workdir`. Raises UserError where no run has begun."""
+    stored = read_run_files(workdir)
+    if stored is None:
+        raise UserError(
+            f"{workdir}: no run has begun there; expected a trained one (or, on the command "
+            "line, --config)"
+        )
+    return from_json(stored.config)
+
+
+def embed_tracklets(
+    workdir: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    *,
+    config: Config | None = None,
+    checkpoint: str = "best",
+    camera: int = 1,
+    frames_dir: str | os.PathLike[str] | None = None,
+) -> FeatureSet:
+    """Features and frame weights of the tracklets in `source` by the run in `workdir`.
+
+    Args:
+        workdir: of a training run.
+        source: one of
+            a folder of folders of frames: each folder with images is a tracklet, the frames by
+            the numbers in their names;
+            a layout (a folder with partitions.pkl): its `config.data.eval_subset`;
+            "VIDEO:TRACKS": a video (or folder of frames) and the file of a tracker; `prepare mot`
+            tells the formats, and prepares a layout first where its options are needed.
+        config: by default what is stored in the workdir.
+        checkpoint: best, latest, or a step.
+        camera: number of the camera that frames or video are from; a layout has its own.
+        frames_dir: for VIDEO:TRACKS, where the people cut out of it are written; a new folder, or
+            that of the same call before.
+
+    Raises:
+        UserError: what is not there, cannot be read or does not fit.
+    """
+    workdir = Path(workdir)
+    used: Config = run_config(workdir) if config is None else config
+    check_config(used)
+    table, titles = _read_source(os.fspath(source), used, camera, frames_dir)
+    model, variables, _ = restore_run(used, workdir, checkpoint)
+    found = extract_table(model, variables, table, used, num_devices=jax.device_count())
+    return feature_set(table, found, chunk=used.evaluation.chunk, titles=titles)
+
+
+def _read_source(
+    source: str, config: Config, camera: int, frames_dir: str | os.PathLike[str] | None
+) -> tuple[TrackletTable, np.ndarray | None]:
+    """The tracklets of a source and what to call them."""
+    path = Path(source)
+    if path.is_dir():
+        if (path / config.data.partitions).is_file():
+            return load_eval_table(_config_of_layout(config, source)), None
+        return frame_folders(path, camera)
+    if ":" in source:
+        if frames_dir is None:
+            raise UserError(f"{source}: frames_dir is missing; expected a folder for the pictures")
+        return _video(source, config, camera, Path(frames_dir))
+    raise UserError(
+        f"{source}: no such folder; expected a folder of folders of frames, a layout, or "
+        "VIDEO:TRACKS"
+    )
+
+
+def _config_of_layout(config: Config, root: str) -> Config:
+    """A copy of `config` whose data are the image files of the layout in `root`."""
+    copied = config.copy_and_resolve_references()
+    copied.data.root, copied.data.source = root, "folder"
+    return copied
+
+
+def frame_folders(root: Path, camera: int = 1) -> tuple[TrackletTable, np.ndarray]:
+    """The tracklets of a folder of folders of frames, and their titles (paths below `root`).
+
+    Every folder with .png, .jpg or .jpeg files in it is one tracklet; its frames are in the order
+    of the numbers in their names. Hidden files and folders are passed over. Persons are unknown.
+
+    Raises:
+        UserError: no image anywhere in it.
+    """
+    names, lengths, titles = [], [], []
+    for folder, below, files in os.walk(root):
+        below[:] = sorted((name for name in below if not name.startswith(".")), key=_natural)
+        frames = sorted((name for name in files if _IMAGE.fullmatch(name)), key=_natural)
+        if frames:
+            inside = os.path.relpath(folder, root)
+            titles.append(root.resolve().name if inside == "." else inside)
+            lengths.append(len(frames))
+            names += [os.fsencode(os.path.normpath(os.path.join(inside, f))) for f in frames]
+    if not names:
+        raise UserError(
+            f"{root}: neither a layout nor a folder of folders of frames; expected partitions.pkl, "
+            "or .png or .jpg files in a folder for each tracklet"
+        )
+    count = len(lengths)
+    table = TrackletTable(
+        image_dir=root,
+        names=np.array(names, "S"),
+        offsets=np.cumsum([0, *lengths]),
+        person_ids=np.full(count, UNKNOWN_ID, np.int64),
+        cameras=np.full(count, camera, np.int64),
+        tracks=np.arange(1, count + 1),
+        marks=np.full(count, -1, np.int8),
+        labels=np.full(count, -1, np.int64),
+    )
+    return table, np.array(titles)
+
+
+def _video(
+    source: str, config: Config, camera: int, frames_dir: Path
+) -> tuple[TrackletTable, np.ndarray]:
+    """Cuts the people out of a video along its tracks and reads them as a layout."""
+    parser = argparse.ArgumentParser()
+    mot.add_arguments(parser)
+    pair = f"{camera}:{source}"
+    mot.run(parser.parse_args(["--camera", pair, "--unlabelled", "--output", str(frames_dir)]))
+    layout = _config_of_layout(config, str(frames_dir))
+    layout.data.partitions, layout.data.eval_subset = "partitions.pkl", "test"
+    table = load_eval_table(layout)
+    with open(frames_dir / "tracklets.csv", newline="", encoding="utf-8") as file:
+        rows = {(int(r["person_id"]), int(r["track"])): r for r in csv.DictReader(file)}
+    found = [
+        rows[int(person), int(track)]
+        for person, track in zip(table.person_ids, table.tracks, strict=True)
+    ]
+    titles = np.array(
+        [
+            f"camera {camera}, id {r['source_id']}, frames {r['first_frame']}-{r['last_frame']}"
+            for r in found
+        ]
+    )
+    unknown = np.full(table.num_tracklets, UNKNOWN_ID, np.int64)
+    return dataclasses.replace(table, person_ids=unknown), titles
+
+
+def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sorts names by their numbers' values: 9.png before 10.png."""
+    parts = re.split(r"([0-9]+)", name)
+    key = [(1, int(p), "") if p.isdecimal() and p.isascii() else (0, 0, p) for p in parts if p]
+    return key, name

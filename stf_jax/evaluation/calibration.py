@@ -1,0 +1,132 @@
+"""Distance -> probability that two tracklets are one person, learnt from labelled pairs.
+
+A logistic curve fitted by maximum likelihood with the smoothed targets of Platt, "Probabilistic
+Outputs for Support Vector Machines" (Advances in Large Margin Classifiers, 1999).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from stf_jax.errors import UserError
+from stf_jax.evaluation.arguments import ArgumentError
+from stf_jax.evaluation.distances import pairwise_distances
+from stf_jax.evaluation.feature_files import FeatureSet
+from stf_jax.evaluation.protocols import select_rows
+from stf_jax.evaluation.ranked_lists import distance_histogram
+
+_BINS = 4096  # pairs are counted by distance: millions of them cost no more than a few
+_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """P(same person | distance) = 1 / (1 + exp(-(intercept + slope * distance))).
+
+    It holds for pairs of which a share `prior` are of one person, as in the set it was fitted on;
+    what that share is elsewhere, `with_prior` can say.
+    """
+
+    intercept: float
+    slope: float  # negative, per unit of distance
+    prior: float
+    metric: str  # of the distances: "euclidean" or "cosine"
+    matches: int  # pairs it was fitted on
+    others: int
+
+    def probabilities(self, distances: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Probabilities in [0, 1], of the distances' shape; 0 at infinite distance."""
+        logits = self.intercept + self.slope * np.asarray(distances, np.float64)
+        return np.exp(-np.logaddexp(0, -logits))
+
+    def with_prior(self, prior: float) -> "Calibration":
+        """The same evidence where a share `prior` in (0, 1) of the pairs is of one person.
+
+        Raises:
+            ArgumentError: a share outside of (0, 1).
+        """
+        if not 0 < prior < 1:
+            raise ArgumentError(f"prior: {prior}; expected a share above 0 and below 1")
+        shift = _logit(prior) - _logit(self.prior)
+        return Calibration(
+            self.intercept + shift, self.slope, prior, self.metric, self.matches, self.others
+        )
+
+
+def fit_calibration(features: FeatureSet, *, metric: str = "euclidean") -> Calibration:
+    """Fit on the queries and gallery of a labelled set, junk and same-camera matches left out.
+
+    Use a set that the model was not trained on: on training people it is far too sure.
+
+    Raises:
+        UserError: no query, no matching or no other pair, or matches no nearer than others.
+    """
+    rows = select_rows("step", person_ids=features.person_ids, marks=features.marks)
+    query, gallery = features.select(rows.query), features.select(rows.gallery)
+    histogram = distance_histogram(
+        pairwise_distances(query.features, gallery.features, metric=metric),
+        query_ids=query.person_ids,
+        gallery_ids=gallery.person_ids,
+        query_cameras=query.cameras,
+        gallery_cameras=gallery.cameras,
+        bins=_BINS,
+    )
+    matches, others = int(histogram.matches.sum()), int(histogram.others.sum())
+    if not matches or not others:
+        raise UserError(
+            f"calibration: {matches} matching and {others} other pairs; expected some of both, of "
+            "queries and gallery entries of known people"
+        )
+    middles = (histogram.edges[1:] + histogram.edges[:-1]) / 2
+    intercept, slope = fit_logistic(middles, histogram.matches, histogram.others)
+    if slope >= 0:
+        raise UserError(
+            "calibration: matches are no nearer than other pairs; expected features of a trained "
+            "model"
+        )
+    return Calibration(intercept, slope, matches / (matches + others), metric, matches, others)
+
+
+def fit_logistic(
+    values: Float[np.ndarray, " b"], matches: np.ndarray, others: np.ndarray
+) -> tuple[float, float]:
+    """Intercept and slope for `values` at which so many `matches` and `others` [b] were counted.
+
+    Newton's method, each step halved until it helps; the loss is convex, and Platt's targets keep
+    it bounded where matches and others do not overlap.
+    """
+    total_matches, total_others = matches.sum(), others.sum()
+    counts = (matches + others).astype(np.float64)
+    used = counts > 0
+    counts, x = counts[used], values[used]
+    target = (
+        matches[used] * (total_matches + 1) / (total_matches + 2)
+        + others[used] / (total_others + 2)
+    ) / counts
+    middle, spread = np.average(x, weights=counts), max(float(np.ptp(x)), 1e-12)
+    design = np.stack([np.ones_like(x), (x - middle) / spread], axis=1)
+
+    def loss(weights: np.ndarray) -> float:
+        logits = design @ weights
+        return float(counts @ (np.logaddexp(0, logits) - target * logits))
+
+    weights = np.array([_logit(float(np.average(target, weights=counts))), 0.0])
+    for _ in range(_STEPS):
+        fitted = np.exp(-np.logaddexp(0, -(design @ weights)))
+        gradient = design.T @ (counts * (fitted - target))
+        curvature = (design.T * (counts * fitted * (1 - fitted))) @ design
+        step = np.linalg.solve(curvature + 1e-9 * np.trace(curvature) * np.eye(2), gradient)
+        before, size = loss(weights), 1.0
+        while size > 1e-6 and loss(weights - size * step) > before:
+            size /= 2
+        weights = weights - size * step
+        if before - loss(weights) <= 1e-12 * abs(before):
+            break
+    slope = float(weights[1]) / spread
+    return float(weights[0]) - slope * float(middle), slope
+
+
+def _logit(share: float) -> float:
+    return math.log(share) - math.log1p(-share)
