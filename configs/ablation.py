@@ -1,0 +1,29 @@
+"""The paper's ablation (tables 1 and 2): which stages are fused, which attention weighs frames.
+
+Named variants of one config, by default the demo's; `scripts/ablate.sh` runs them over seeds. The
+paper's order is the hypothesis: multi-stage over late, both attentions over one over none.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from stf_jax.config import load_config
+
+# name -> (stages, frame attention, stage attention)
+VARIANTS = {
+    "late, none": ((4,), (), "mean"),
+    "late, both": ((4,), ("intra", "inter"), "mean"),
+    "2+4, none": ((2, 4), (), "mean"),
+    "2+4, intra": ((2, 4), ("intra",), "mean"),
+    "2+4, inter": ((2, 4), ("inter",), "mean"),
+    "2+4, both": ((2, 4), ("intra", "inter"), "mean"),
+    "2+3+4, both": ((2, 3, 4), ("intra", "inter"), "mean"),
+    "2+4, both, learned": ((2, 4), ("intra", "inter"), "learned"),
+}
+
+
+def get_config() -> ConfigDict:
+    config = load_config(Path(__file__).with_name("demo.py"))
+    config.train.evaluate_before = False
+    return config

@@ -1,0 +1,89 @@
+"""Every variant of configs/ablation.py over seeds: one table. See scripts/ablate.sh."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from stf_jax.compilation import use_compilation_cache
+from stf_jax.config import check_config
+from stf_jax.errors import UserError
+from stf_jax.evaluate import SCORES_FILE, evaluate_workdir
+from stf_jax.evaluation.scores import across_splits, write_scores
+from stf_jax.main import parse, read_config
+from stf_jax.training.loop import train
+
+ABLATION = Path(__file__).parents[1] / "configs" / "ablation.py"
+SHOWN = ("mAP", "rank-1", "rank-5", "mINP")
+
+
+def variants() -> dict[str, Any]:
+    """Return the variants: name -> (stages, frame attention, stage attention)."""
+    spec = importlib.util.spec_from_file_location("ablation", ABLATION)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.VARIANTS
+
+
+def format_rows(rows: dict[str, list[dict[str, Any]]], finished: bool) -> str:
+    """Return the table: a line a variant, mean and deviation over seeds in percent."""
+    lines = [f"{'variant':24}{'seeds':>6}  " + "".join(f"{name:>14}" for name in SHOWN)]
+    for variant, entries in rows.items():
+        scores = across_splits(entries)
+        cells = []
+        for name in SHOWN:
+            mean, deviation = scores[name]["mean"] or 0.0, scores[name]["deviation"]
+            spread = "" if deviation is None else f" +- {100 * deviation:.1f}"
+            cells.append(f"{100 * mean:.1f}{spread}".rjust(14))
+        lines.append(f"{variant:24}{len(entries):>6}  {''.join(cells)}")
+    if not finished:
+        lines.append("(not finished: the same command goes on)")
+    return "\n".join(lines)
+
+
+def run(seeds: list[int], argv: list[str]) -> None:
+    """Train and score what is missing, seed by seed; print the table after each seed."""
+    if "--config" not in argv:
+        argv = ["--config", str(ABLATION), *argv]
+    options, overrides = parse(argv)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in seeds:
+        for variant, (stages, frame_attention, stage_attention) in variants().items():
+            config = read_config(options, overrides)
+            config.seed = seed
+            config.model.stages, config.model.frame_attention = stages, frame_attention
+            config.model.stage_attention = stage_attention
+            check_config(config)
+            use_compilation_cache(config.compilation_cache)
+            name = variant.replace(", ", "-").replace("+", "")
+            workdir = options.workdir / f"{name}-seed{seed}"
+            if not (workdir / SCORES_FILE).is_file():
+                print(f"{variant}, seed {seed}", file=sys.stderr)
+                train(config, workdir)
+                evaluate_workdir(config, workdir, "latest")
+            entries = json.loads((workdir / SCORES_FILE).read_text())["rows"]
+            rows.setdefault(variant, []).append(next(iter(entries.values())))
+        print(format_rows(rows, finished=seed == seeds[-1]))
+    table = {variant: across_splits(entries) for variant, entries in rows.items()}
+    write_scores(options.workdir / "ablation.json", table)
+
+
+def main() -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--seeds", default="0,1,2")
+    options, argv = parser.parse_known_args()
+    try:
+        run([int(seed) for seed in options.seeds.split(",")], argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
