@@ -16,9 +16,9 @@ def get_config() -> ConfigDict:
     config.data.root = "data/demo"
     config.data.height, config.data.width = 64, 32
     config.data.sampler = "identity"
-    config.data.tracklets_per_device = 16
+    config.data.tracklets_per_device = 24
     config.data.tracklets_per_identity = 4
-    config.data.min_frames = config.data.max_frames = 6
+    config.data.min_frames = config.data.max_frames = 4
     config.data.frame_buckets = 1
     config.augment.blur = 0.0
 
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     for group in ("backbone", "rest", "classifier"):
         config.optimizer[f"lr_{group}"] = 1e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.warmup_epochs = 0.5
     config.optimizer.clip_norm = 5.0
 
     config.train.epochs = 100

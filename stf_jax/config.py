@@ -68,10 +68,17 @@ _TEXT = (lambda v: isinstance(v, str), "text")
 _NAME = (lambda v: isinstance(v, str) and bool(v), "text that is not empty")
 _FLAG = (lambda v: isinstance(v, bool), "True or False")
 _ANY = (lambda v: True, "anything")
-_MARGIN = (
-    lambda v: v == "soft" or (isinstance(v, int | float) and not isinstance(v, bool) and v >= 0),
-    '"soft" or a number of 0 or more',
-)
+
+
+def _is_margin(value: Any) -> bool:
+    # A number given on the command line comes as text, because the key's default is text.
+    try:
+        return value == "soft" or float(value) >= 0
+    except (TypeError, ValueError):
+        return False
+
+
+_MARGIN = (_is_margin, '"soft" or a number of 0 or more')
 _PROTOCOLS = ("step", "step+queries", "mars-official")
 
 # Every key and what it may hold; the meaning stands beside each in configs/mars.py.
