@@ -46,7 +46,9 @@ def restore_run(config: Config, workdir: Path, which: str) -> tuple[Any, Any, in
     Raises UserError where there is no such checkpoint, or one of another model.
     """
     model = build_model(config.model, 0)
-    template = init_variables(model, 0, config.data.height, config.data.width)
+    # Shapes alone: compiling an initialisation would take longer than reading the weights.
+    size = config.data.height, config.data.width
+    template = jax.eval_shape(lambda: init_variables(model, 0, *size))
     step = checkpoint.find_step(workdir / "checkpoints", which)
     variables, _ = checkpoint.restore_model(
         workdir / "checkpoints", template, step, optional=("classifier",)

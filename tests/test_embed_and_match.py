@@ -1,0 +1,312 @@
+"""A run is scored, embeds tracklets from anywhere and matches them; one tiny random run for all."""
+
+import csv
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import stf_jax
+from stf_jax.config import Config, load_config
+from stf_jax.embed import frame_folders
+from stf_jax.errors import UserError
+from stf_jax.evaluation import rank_gallery
+from stf_jax.evaluation.feature_files import FeatureSet, read_features, write_features
+from stf_jax.main import main
+from stf_jax.models import TemporalFusionNet, build_model
+from stf_jax.prepare.layout import image_name, write_partitions
+from stf_jax.training import checkpoint
+from stf_jax.training.metrics_log import MetricsLog
+from stf_jax.training.optim import make_optimizer
+from stf_jax.training.run_files import write_run_files
+from stf_jax.training.state import init_state, init_variables
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+PEOPLE, LENGTH = 5, 6  # LENGTH: a chunk of four frames and one of two
+
+
+def make_layout(root: Path) -> Path:
+    """People of two colours, two cameras, two queries each in camera 1."""
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    names, marks = [], []
+    for person in range(PEOPLE):
+        colours = rng.integers(0, 256, (2, 3))
+        for camera, track in ((1, 1), (1, 2), (2, 1)):
+            for offset in range(LENGTH):
+                image = np.repeat(colours, 16, 0)[:, None] + rng.normal(0, 20, (32, 16, 3))
+                name = image_name(person, camera, track, offset)
+                pixels = np.clip(image, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / "images" / name)
+                names.append(name)
+                marks.append(0 if camera == 1 else 1)
+    write_partitions(root, trainval=[], test=names, test_marks=marks)
+    return root
+
+
+def tiny_config(layout: Path, cache: Path) -> Config:
+    config = load_config(CONFIGS / "mars.py")
+    config.data.root = str(layout)
+    config.data.height, config.data.width = 32, 16
+    config.model.backbone, config.model.embed_dim = "resnet18", 8
+    config.model.stages = (4,)
+    config.evaluation.chunk, config.evaluation.frames_per_device = 4, 16
+    config.compilation_cache = str(cache)
+    return config
+
+
+def draw_variables(model: TemporalFusionNet) -> dict[str, Any]:
+    """Random weights, without compiling the model's own initialisation."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if path[-1].key in ("scale", "var"):
+            return np.ones(leaf.shape, np.float32)
+        fan_in = max(1, np.prod(leaf.shape[:-1]))
+        return (rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
+
+    shapes = jax.eval_shape(lambda: init_variables(model, 0, 32, 16))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_layout(tmp_path_factory.mktemp("layout") / "set")
+
+
+@pytest.fixture(scope="module")
+def workdir(layout: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A run that was never trained, evaluated once."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny_config(layout, workdir / "cache")
+    write_run_files(workdir, config, {0: 0})
+    variables = draw_variables(build_model(config.model, 3))
+    optimizer, _ = make_optimizer(config.optimizer, 10, 10, variables["params"])
+    state = init_state(variables, optimizer)
+    with checkpoint.open_manager(workdir / "checkpoints") as manager:
+        checkpoint.save(manager, state, checkpoint.Position(1, 0, 0), {"mAP": 0.5})
+        manager.wait_until_finished()
+    with MetricsLog(workdir, tensorboard=False) as log:
+        log.write(1, {"loss": 2.0})
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    assert main(["--mode", "evaluate", "--workdir", str(workdir)]) == 0
+    yield workdir
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="module")
+def features(workdir: Path) -> FeatureSet:
+    return read_features(workdir / "features.npz")
+
+
+def same_features(ours: FeatureSet, theirs: FeatureSet) -> None:
+    np.testing.assert_allclose(ours.features, theirs.features, atol=1e-5)
+    np.testing.assert_allclose(ours.frame_weights, theirs.frame_weights, atol=1e-5)
+    assert ours.offsets.tolist() == theirs.offsets.tolist()
+
+
+def test_evaluation_writes_scores_features_and_report(workdir: Path, features: FeatureSet) -> None:
+    scores = json.loads((workdir / "scores.json").read_text())
+    assert scores["rows"].keys() == {"step"}
+    assert scores["rows"]["step"]["valid_queries"] == 2 * PEOPLE
+    assert features.num_tracklets == 3 * PEOPLE
+    assert (features.chunk, features.num_frames.tolist()) == (4, [LENGTH] * 3 * PEOPLE)
+    page = (workdir / "report" / "index.html").read_text()
+    assert f"{100 * scores['rows']['step']['scores']['mAP']:.1f}" in page
+    assert "Loss" in page  # the training curve
+    strips = {path.name for path in (workdir / "report" / "strips").iterdir()}
+    assert len(strips) == 2 * PEOPLE + PEOPLE
+    with Image.open(workdir / "report" / "strips" / "q000000.jpg") as strip:
+        pixels = np.asarray(strip.convert("RGB")).astype(float)
+    with Image.open(Path(features.image_dir) / "000000_10001_000000.png") as frame:
+        colour = np.asarray(frame).astype(float)[:14].mean((0, 1))
+    np.testing.assert_allclose(pixels[:40, :48].mean((0, 1)), colour, atol=8)
+
+
+def test_every_option_of_the_evaluation(workdir: Path, features: FeatureSet, tmp_path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy, ignore=shutil.ignore_patterns("report", "cache"))
+    options = [
+        "--config.evaluation.protocols=('step','step+queries','mars-official')",
+        "--config.evaluation.rerank=True",
+        "--config.evaluation.multi_query=mean",
+        "--config.evaluation.single_gallery_shot=True",
+        "--config.evaluation.separate_camera_set=True",
+        "--config.evaluation.chunk_weighting=frames",
+    ]
+    assert main(["--mode", "evaluate", "--workdir", str(copy), "--no-report", *options]) == 0
+    assert not (copy / "report").exists()
+    rows = json.loads((copy / "scores.json").read_text())["rows"]
+    plain = ["step", "step+queries", "mars-official"]
+    assert list(rows) == [*plain, *(f"{name}, re-ranked" for name in plain)]
+    for label, row in rows.items():
+        used = row["options"]
+        assert row["num_queries"] == PEOPLE  # pooled: one a person and camera
+        assert used["single_gallery_shot"]
+        assert used["separate_camera_set"]
+        assert (used["multi_query"], used["chunk_weighting"]) == ("mean", "frames")
+        assert used["reranked"] == ("re-ranked" in label)
+
+    # The pooled score again, from the features by hand.
+    weighted = read_features(copy / "features.npz")
+    assert abs(weighted.features - features.features).max() > 1e-6
+    queries = weighted.features.reshape(PEOPLE, 3, -1)[:, :2].mean(1)
+    gallery = weighted.features.reshape(PEOPLE, 3, -1)[:, 2]
+    wanted = rank_gallery(
+        np.linalg.norm(queries[:, None] - gallery[None], axis=-1),
+        query_ids=np.arange(PEOPLE),
+        gallery_ids=np.arange(PEOPLE),
+        query_cameras=np.ones(PEOPLE, int),
+        gallery_cameras=np.full(PEOPLE, 2),
+    )
+    assert rows["step"]["scores"]["mAP"] == pytest.approx(wanted.mean_ap)
+
+
+def test_a_layout_embeds_as_it_was_evaluated(
+    workdir: Path, layout: Path, features: FeatureSet, tmp_path: Path, capsys
+) -> None:
+    output = tmp_path / "new" / "people.npz"
+    arguments = ["--mode", "embed", "--workdir", str(workdir), "--input", str(layout)]
+    assert main([*arguments, "--output", str(output)]) == 0
+    assert f"{3 * PEOPLE} tracklets, {3 * PEOPLE * LENGTH} frames" in capsys.readouterr().out
+    found = read_features(output)
+    same_features(found, features)
+    assert found.person_ids.tolist() == features.person_ids.tolist()
+
+
+def test_folders_of_frames_embed_as_the_layout_does(
+    workdir: Path, layout: Path, features: FeatureSet, tmp_path: Path
+) -> None:
+    """Frames 7, 8, 9, 10 ... come in the order of their numbers, folders likewise."""
+    for row in range(features.num_tracklets):
+        folder = tmp_path / "frames" / "yard" / f"track {row + 5}"
+        folder.mkdir(parents=True)
+        first = int(features.offsets[row])
+        for k in range(LENGTH):
+            source = layout / "images" / features.names[first + k].decode()
+            shutil.copy(source, folder / f"frame{k + 7}.PNG")
+        (folder / "notes.txt").write_text("not a frame")
+        (folder / ".hidden.png").write_text("not a frame either")
+    found = stf_jax.embed_tracklets(workdir, tmp_path / "frames", camera=3)
+    same_features(found, features)
+    assert found.titles[0] == "yard/track 5"
+    assert found.titles[-1] == f"yard/track {3 * PEOPLE + 4}"
+    assert set(found.cameras) == {3}
+    assert set(found.person_ids) == {-1}
+
+
+def test_a_video_with_tracks(workdir: Path, tmp_path: Path) -> None:
+    """What is cut out of the pictures embeds as the same pictures in folders."""
+    rng = np.random.default_rng(3)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    lines = []
+    for frame in range(1, 6):
+        picture = rng.integers(0, 256, (60, 80, 3), np.uint8)
+        Image.fromarray(picture).save(pictures / f"{frame:04d}.png")
+        for person, left in ((4, 3), (9, 40)):
+            lines.append(f"{frame},{person},{left},5,16,32,0.9,-1,-1,-1\n")
+            folder = tmp_path / "frames" / str(person)
+            folder.mkdir(parents=True, exist_ok=True)
+            crop = picture[5 : 5 + 32, left : left + 16]
+            Image.fromarray(crop).save(folder / f"{frame}.png")
+    (tmp_path / "tracks.txt").write_text("".join(lines))
+    output = tmp_path / "hall.npz"
+    arguments = ["--workdir", str(workdir), "--input", f"{pictures}:{tmp_path / 'tracks.txt'}"]
+    assert main(["--mode", "embed", *arguments, "--camera", "7", "--output", str(output)]) == 0
+    found = read_features(output)
+    assert found.titles.tolist() == [f"camera 7, id {i}, frames 1-5" for i in (4, 9)]
+    assert found.cameras.tolist() == [7, 7]
+    assert Path(found.image_dir) == tmp_path / "hall_frames" / "images"
+    wanted = stf_jax.embed_tracklets(workdir, tmp_path / "frames")
+    np.testing.assert_allclose(found.features, wanted.features, atol=1e-5)
+
+
+def test_match_command(workdir: Path, features: FeatureSet, tmp_path: Path, capsys) -> None:
+    source = str(workdir / "features.npz")
+    arguments = ["--workdir", str(workdir), "--query", source, "--gallery", source, "--top", "4"]
+    output = tmp_path / "who"
+    options = ["--query-camera", "2", "--gallery-camera", "1", "--calibrate", source]
+    assert main(["--mode", "match", *arguments, *options, "--output", str(output)]) == 0
+    with open(output / "matches.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * PEOPLE
+    queries = features.features[features.cameras == 2]
+    gallery = features.features[features.cameras == 1]
+    distances = np.linalg.norm(queries[:, None] - gallery[None], axis=-1)
+    for row in rows:
+        q, place = int(row["query_row"]), int(row["place"])
+        assert int(row["gallery_row"]) == np.argsort(distances[q])[place - 1]
+        assert float(row["distance"]) == pytest.approx(np.sort(distances[q])[place - 1], abs=2e-3)
+    assert rows[0]["query"] == "person 0, camera 2, track 1"
+    chances = np.array([float(row["probability"]) for row in rows]).reshape(PEOPLE, 4)
+    assert (np.diff(chances, axis=1) <= 0).all()
+    page = (output / "index.html").read_text()
+    assert "calibrated on" in page
+    assert 'id="scores"' not in page
+    assert 'id="outcome"' not in page
+
+    more = ["--prior", "0.5", "--output", str(tmp_path / "more")]
+    assert main(["--mode", "match", *arguments, *options, *more]) == 0
+    with open(tmp_path / "more" / "matches.csv", newline="") as file:
+        assert float(next(csv.DictReader(file))["probability"]) > chances[0, 0]
+    wrong = [*arguments, "--query-camera", "9", "--output", str(output)]
+    assert main(["--mode", "match", *wrong]) == 2
+    assert "no tracklet of camera 9; there are cameras 1, 2" in capsys.readouterr().err
+
+
+def test_nobody_is_matched_with_the_same_tracklet(features: FeatureSet) -> None:
+    matches = stf_jax.match_tracklets(features, features, top=3 * PEOPLE)
+    assert matches.probabilities is None
+    for row, entries in enumerate(matches.entries):
+        assert sorted(entries) == [-1, *(r for r in range(3 * PEOPLE) if r != row)]
+
+
+def test_what_does_not_fit(features: FeatureSet, tmp_path: Path) -> None:
+    shorter = dataclasses.replace(features, features=features.features[:, :4])
+    with pytest.raises(UserError, match="features of 4 numbers, the gallery's have 8"):
+        stf_jax.match_tracklets(shorter, features)
+    with pytest.raises(UserError, match="query: no tracklet"):
+        stf_jax.match_tracklets(features.select(np.zeros(0, np.int64)), features)
+    with pytest.raises(UserError, match="neither a layout nor a folder of folders"):
+        frame_folders(tmp_path)
+    with pytest.raises(UserError, match="no run has begun"):
+        stf_jax.embed_tracklets(tmp_path, tmp_path)
+
+
+def test_embedding_nothing(workdir: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--mode", "embed", "--workdir", str(workdir)]
+    output = ["--output", str(tmp_path / "a.npz")]
+    assert main([*arguments, "--input", str(tmp_path / "no"), *output]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    for wrong, said in (
+        ([*output], "--mode embed needs --input"),
+        (["--input", "x", "--output", "a.txt"], "ends in .npz"),
+        (["--input", "x", *output, "--prior", "0.1"], "--prior needs --calibrate"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([*arguments, *wrong])
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_features_round_trip_through_a_file(features: FeatureSet, tmp_path: Path) -> None:
+    write_features(tmp_path / "a.npz", features)
+    same_features(read_features(tmp_path / "a.npz"), features)
+
+
+def test_importing_the_package_imports_no_framework() -> None:
+    code = (
+        "import sys, stf_jax; assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules);"
+        "import stf_jax.match; assert 'tensorflow' not in sys.modules;"
+        "assert callable(stf_jax.match_tracklets)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
