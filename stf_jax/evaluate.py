@@ -1,10 +1,11 @@
 """Scoring a trained run: `python -m stf_jax.main --mode evaluate --workdir DIR`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from stf_jax.config import Config, check_config
 from stf_jax.data.partitions import TrackletTable
@@ -63,8 +64,12 @@ def write_run_report(
     table: TrackletTable,
     contents: Mapping[str, Any],
     metrics: list[dict[str, Any]],
+    read_frames: Callable[[np.ndarray], Sequence[bytes]] | None = None,
 ) -> Path:
-    """Write the report of a scored run; its ranked lists are of the config's first protocol."""
+    """Write the report of a scored run; its ranked lists are of the config's first protocol.
+
+    `read_frames` is `frame_source`'s: rows of the table's frames to the bytes of their images.
+    """
     evaluation = config.evaluation
     protocol = evaluation.protocols[0]
     ranked = protocol_distances(
@@ -104,7 +109,14 @@ def write_run_report(
         pooled=ranked.pooled,
         list_notes=notes,
     )
-    return write_report(folder, content)
+    if read_frames is None:
+        return write_report(folder, content)
+    rows = {name: row for row, name in enumerate(table.names.tolist())}
+    return write_report(
+        folder,
+        content,
+        read_images=lambda names: read_frames(np.array([rows[name] for name in names])),
+    )
 
 
 def workdir_name(workdir: Path) -> str:
@@ -129,13 +141,14 @@ def evaluate_workdir(
     table = load_eval_table(config)
     model, variables, step = restore_run(config, workdir, which)
     evaluation = config.evaluation
+    read_frames = frame_source(config.data, config.data.eval_subset, table)
     extracted = extract_table(
         model,
         variables,
         table,
         config,
         num_devices=jax.device_count(),
-        read_frames=frame_source(config.data, config.data.eval_subset, table),
+        read_frames=read_frames,
     )
     found = feature_set(table, extracted, chunk=evaluation.chunk)
     write_features(workdir / FEATURES_FILE, found)
@@ -170,7 +183,9 @@ def evaluate_workdir(
     names = [SCORES_FILE, FEATURES_FILE, CMC_FILE]
     if report:
         metrics = read_metrics(workdir / METRICS_FILE)
-        page = write_run_report(workdir / REPORT_FOLDER, config, found, table, contents, metrics)
+        page = write_run_report(
+            workdir / REPORT_FOLDER, config, found, table, contents, metrics, read_frames
+        )
         names.append(str(page.relative_to(workdir)))
     print(f"written to {workdir}: {', '.join(names)}")
     return contents

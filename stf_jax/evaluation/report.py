@@ -21,6 +21,7 @@ from stf_jax.evaluation.ranking import Ranking
 from stf_jax.evaluation.report_pictures import (
     FRAME_HEIGHT,
     FRAME_WIDTH,
+    ReadImages,
     strip_frames,
     write_strips,
 )
@@ -81,7 +82,13 @@ def outcomes(
     return Outcomes(right, ranking.average_precisions, ranking.first_ranks, ranking.match_counts)
 
 
-def write_report(folder: Path, content: ReportContent, *, frames: int = FRAMES) -> Path:
+def write_report(
+    folder: Path,
+    content: ReportContent,
+    *,
+    frames: int = FRAMES,
+    read_images: ReadImages | None = None,
+) -> Path:
     """Write the page and its strips into `folder` (made if need be); returns the page's path.
 
     The page appears last and whole; strips of an earlier report there are removed.
@@ -90,13 +97,14 @@ def write_report(folder: Path, content: ReportContent, *, frames: int = FRAMES) 
         folder: of the report.
         content: what it shows.
         frames: of a film strip, at most.
+        read_images: gives the bytes of image files that are in no folder.
     """
     strips = folder / STRIPS_FOLDER
     strips.mkdir(parents=True, exist_ok=True)
     shown = np.unique(content.lists.entries[content.lists.entries >= 0])
     everyone = np.arange(content.query.num_tracklets)
-    query_strips = write_strips(content.query, everyone, strips, "q", frames)
-    gallery_strips = write_strips(content.gallery, shown, strips, "g", frames)
+    query_strips = write_strips(content.query, everyone, strips, "q", frames, read_images)
+    gallery_strips = write_strips(content.gallery, shown, strips, "g", frames, read_images)
     tracklets = {
         "q": [_tracklet(content.query, row, query_strips[row], frames) for row in query_strips],
         "g": {

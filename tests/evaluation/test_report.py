@@ -277,3 +277,23 @@ def test_two_thousand_queries_stay_usable(
         "return performance.now() - t; })()"
     )
     assert took < 2000  # milliseconds; about 20 on an idle machine
+
+
+def test_images_that_are_in_no_folder(content: ReportContent, page: Path, tmp_path: Path) -> None:
+    """Strips made of bytes are those made of files; where a file is missing, so are its bytes."""
+    folder = Path(content.query.image_dir)
+
+    def read_images(names):
+        paths = [folder / name.decode() for name in names]
+        return [path.read_bytes() if path.exists() else b"" for path in paths]
+
+    nowhere = dataclasses.replace(
+        content,
+        query=dataclasses.replace(content.query, image_dir="/nowhere"),
+        gallery=dataclasses.replace(content.gallery, image_dir="/nowhere"),
+    )
+    write_report(tmp_path, nowhere, read_images=read_images)
+    wanted = {path.name: path.read_bytes() for path in (page.parent / "strips").iterdir()}
+    found = {path.name: path.read_bytes() for path in (tmp_path / "strips").iterdir()}
+    assert found == wanted
+    assert len(set(found.values())) > 10
