@@ -14,6 +14,7 @@ from stf_jax.config import load_config
 def get_config() -> ConfigDict:
     config = load_config(Path(__file__).with_name("demo.py"))
     config.data.root = "data/street"
+    config.data.tracklets_per_device = 16  # four of the five people
     config.pretrained = "runs/demo-0/fusion"
     config.augment.hsv = 0.5
     config.optimizer.lr_backbone = 1e-4

@@ -85,7 +85,7 @@ def parallel_extract_step(
 
 
 def extract_features(
-    step: Callable[[Any, Mapping[str, Any]], dict[str, Array]],
+    step: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]],
     variables: Any,
     batches: Iterable[Mapping[str, Any]],
     plan: Plan,
@@ -112,7 +112,7 @@ def extract_features(
     }
     count = 0
 
-    def gather(s: int, batch: Mapping[str, Any], output: dict[str, Array]) -> None:
+    def gather(s: int, batch: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         nonlocal sums
         result = {name: np.asarray(value) for name, value in output.items()}
         features = result["features"]

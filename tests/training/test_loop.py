@@ -1,5 +1,6 @@
 """The whole loop on tiny drawn tracklets: learns, logs, resumes exactly, refuses what it must."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -191,3 +192,61 @@ def test_missing_data_is_one_clear_line(tmp_path: Path) -> None:
         loop.train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS.parent / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tiny_arguments(config: Config, workdir: Path) -> list[str]:
+    """The tiny config as overrides of configs/mars.py, for one step."""
+    keys = ("root", "height", "width", "tracklets_per_device", "min_frames", "max_frames")
+    values = {f"data.{key}": config.data[key] for key in (*keys, "frame_buckets")}
+    values |= {f"model.{key}": config.model[key] for key in ("backbone", "embed_dim")}
+    values |= {"train.max_steps": 1, "evaluation.chunk": 4, "evaluation.frames_per_device": 20}
+    values |= {"compilation_cache": "off"}
+    overrides = [f"--config.{key}={value}" for key, value in values.items()]
+    return ["--config", str(CONFIGS / "mars.py"), "--workdir", str(workdir), *overrides]
+
+
+def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(layout, root)
+    for split in ("partitions_00.pkl", "partitions_01.pkl"):
+        shutil.copy(root / "partitions.pkl", root / split)
+    splits = script("splits")
+    argv = tiny_arguments(tiny_config(root), tmp_path / "runs")
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv])
+    assert splits.main() == 0
+    assert "step, 2 splits: " in capsys.readouterr().out
+    table = json.loads((tmp_path / "runs" / "splits.json").read_text())["step"]
+    entries = [
+        json.loads((tmp_path / "runs" / f"partitions_0{k}" / "scores.json").read_text())
+        for k in (0, 1)
+    ]
+    scores = [entry["rows"]["step"]["scores"]["mAP"] for entry in entries]
+    assert table["mAP"]["mean"] == pytest.approx(np.mean(scores))
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv[:2], "--workdir", str(tmp_path / "none")])
+    assert splits.main() == 2
+    assert "partitions_NN.pkl" in capsys.readouterr().err
+
+
+def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys) -> None:
+    ablate = script("ablate")
+    chosen = {"late, none": ((4,), (), "mean"), "2+4, both": ((2, 4), ("intra", "inter"), "mean")}
+    monkeypatch.setattr(ablate, "variants", lambda: chosen)
+    argv = [*tiny_arguments(tiny_config(layout), tmp_path), "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", ["ablate.py", *argv])
+    assert ablate.main() == 0
+    first = capsys.readouterr().out
+    assert "late, none" in first
+    assert "2+4, both" in first
+    monkeypatch.setattr(ablate, "train", None)  # nothing is left to train
+    assert ablate.main() == 0
+    assert [line for line in capsys.readouterr().out.split("\n") if "both" in line]
+    assert set(json.loads((tmp_path / "ablation.json").read_text())) == set(chosen)
