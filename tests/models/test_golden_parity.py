@@ -10,8 +10,8 @@ thousandfold a step (gradients of norm 3000, statistics of two or three vectors)
 decides the digits of the later losses; see `test_rounding_alone_moves_the_later_steps`. Golden `a`
 then ends 6e-3 (loss 4) and 2e-3 (parameters) away, `b` 3e-5 and 1e-3. That this is no difference of
 functions was checked with PyTorch 2.13 on the same equations: at each of our four states its loss
-and gradients are ours (2e-10), and with our gradients in the first step, 9e-11 from its own, it ends
-6e-3 away as well, where with its own it is 8e-5 (loss 4) and 6e-4 (parameters of `b`).
+and gradients are ours (2e-10), and with our gradients in the first step, 9e-11 from its own, it
+ends 6e-3 away as well, where with its own it is 8e-5 (loss 4) and 6e-4 (parameters of `b`).
 """
 
 import json
