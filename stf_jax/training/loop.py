@@ -14,7 +14,7 @@ from stf_jax.config import Config, check_config, to_json
 from stf_jax.data.augment_options import check_options as check_augment_options
 from stf_jax.data.partitions import TrackletTable
 from stf_jax.data.pipeline import batches
-from stf_jax.data.sampling import Plan, frame_buckets, frame_counts, training_plan
+from stf_jax.data.sampling import training_buckets, training_plan
 from stf_jax.data.source import frame_source, open_layout
 from stf_jax.devices import DEVICES, replicate
 from stf_jax.errors import UserError
@@ -30,8 +30,6 @@ from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
 from stf_jax.training.stop_request import StopRequest
 
-# Epochs whose plans the packed batch sizes are chosen from.
-BUCKET_EPOCHS = 3
 # What a resumed run may have changed: nothing that is learnt depends on it.
 FREE_KEYS = (
     "data.root",
@@ -46,36 +44,24 @@ FREE_KEYS = (
 )
 
 
-def epoch_plan(table: TrackletTable, config: Config, epoch: int, num_devices: int) -> Plan:
-    """Return the plan of `epoch` (from 1): a function of the table and the config alone."""
+def plan_options(config: Config, num_devices: int) -> dict[str, Any]:
+    """Return the options of `training_plan` that every epoch of a run shares."""
     data = config.data
-    return training_plan(
-        table,
-        seed=config.seed,
-        epoch=epoch,
-        num_devices=num_devices,
-        sampler=data.sampler,
-        tracklets_per_device=data.tracklets_per_device,
-        min_frames=data.min_frames,
-        max_frames=data.max_frames,
-        tracklets_per_identity=data.tracklets_per_identity,
-    )
+    return {
+        "seed": config.seed,
+        "num_devices": num_devices,
+        "sampler": data.sampler,
+        "tracklets_per_device": data.tracklets_per_device,
+        "min_frames": data.min_frames,
+        "max_frames": data.max_frames,
+        "tracklets_per_identity": data.tracklets_per_identity,
+    }
 
 
 def local_devices(num_devices: int) -> slice:
     """Return this host's share of the plan's device axis."""
     share = num_devices // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-
-
-def choose_buckets(table: TrackletTable, config: Config, num_devices: int) -> tuple[int, ...]:
-    """Return the packed batch sizes of a run, ascending; each is compiled once."""
-    counts = [
-        frame_counts(epoch_plan(table, config, epoch, num_devices)).max(1)
-        for epoch in range(1, BUCKET_EPOCHS + 1)
-    ]
-    largest = config.data.tracklets_per_device * config.data.max_frames
-    return frame_buckets(np.concatenate(counts), config.data.frame_buckets, largest=largest)
 
 
 def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
@@ -132,7 +118,7 @@ def _training_batches(
     epoch, start = position.epoch, position.step_in_epoch
     read_frames = frame_source(data, data.train_subset, table)
     while epoch <= config.train.epochs:
-        plan = epoch_plan(table, config, epoch, num_devices)
+        plan = training_plan(table, epoch=epoch, **plan_options(config, num_devices))
         stream = batches(
             table,
             plan,
@@ -176,8 +162,9 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         )
     axis_name = DEVICES if config.train.sync_batch_norm else None
     model = build_model(config.model, table.num_labels, axis_name=axis_name)
-    buckets = choose_buckets(table, config, num_devices)
-    steps_per_epoch = epoch_plan(table, config, 1, num_devices).tracklets.shape[0]
+    options = plan_options(config, num_devices)
+    buckets = training_buckets(table, config.data.frame_buckets, **options)
+    steps_per_epoch = training_plan(table, epoch=1, **options).tracklets.shape[0]
     total_steps = steps_per_epoch * config.train.epochs
     if config.train.max_steps:
         total_steps = min(total_steps, config.train.max_steps)
