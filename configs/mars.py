@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
     model.frame_attention = ("intra", "inter")
     model.stage_attention = "mean"  # or "learned", the paper's semantic attention
     model.relation_padding = "mask"  # or "reference", for weights trained by the published code
-    model.bounded_attention = True  # False: a frame may outweigh another by more than 2:1
+    # As published, no frame outweighs another by more than 2:1; False: softmax over time.
+    model.bounded_attention = True
     model.dtype = "float32"  # or "bfloat16"
     model.remat = False  # recompute instead of store: less memory, more time
 

@@ -12,8 +12,8 @@ data=data/demo-$seed
 work=runs/demo-$seed
 
 "$PYTHON" -m stf_jax.prepare synthetic --output "$data" --seed "$seed" \
-  --identities 220 --train-identities 140 --cameras 3 --min-length 8 --max-length 16 \
-  --height 64 --width 32 --preview "$data.png"
+  --identities 300 --train-identities 140 --cameras 3 --min-length 8 --max-length 16 \
+  --difficulty 0.35 --occlusion 1 --height 64 --width 32 --preview "$data.png"
 
 run() { # LABEL, then options
   local workdir=$work/$1

@@ -58,6 +58,7 @@ class BatchNorm(nn.Module):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    scale_init: float = 1.0
     axis_name: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -69,7 +70,9 @@ class BatchNorm(nn.Module):
         """Return the normalised `x`; updates collection `batch_stats` when `train`."""
         c = x.shape[-1]
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, (c,), self.param_dtype)
+        scale = self.param(
+            "scale", nn.initializers.constant(self.scale_init), (c,), self.param_dtype
+        )
         bias = self.param("bias", nn.initializers.zeros, (c,), self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), self.param_dtype)

@@ -8,6 +8,7 @@ tracklet it belongs to (0..B-1, B for padding) and its slot in time (0..T-1).
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -54,18 +55,13 @@ class Embedding(nn.Module):
         return jnp.stack(parts, 1)
 
 
-def raw_weight(score: Float[Array, "*n"], bounded: bool) -> Float[Array, "*n"]:
-    """`sigmoid(relu(score))` in [0.5, 1), as published; `sigmoid(score)` if not `bounded`.
-
-    Bounded, no frame can outweigh another by more than 2:1.
-    """
-    return nn.sigmoid(nn.relu(score) if bounded else score)
-
-
 class IntraAttention(nn.Module):
-    """Intra-frame attention, raw: `a = sigmoid(relu(BatchNorm(w . x + c)))`, see `raw_weight`."""
+    """Scores of the intra-frame attention, `BatchNorm(w . x + c)`; see `attention_weights`.
 
-    bounded: bool = True
+    `initial_scale` is the scores' deviation at the start.
+    """
+
+    initial_scale: float = 1.0
     axis_name: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -78,9 +74,13 @@ class IntraAttention(nn.Module):
         wide = jnp.promote_types(self.dtype, jnp.float32)
         score = nn.Dense(1, dtype=self.dtype, param_dtype=self.param_dtype, name="conv")(x)
         bn = BatchNorm(
-            axis_name=self.axis_name, dtype=wide, param_dtype=self.param_dtype, name="bn"
+            axis_name=self.axis_name,
+            dtype=wide,
+            param_dtype=self.param_dtype,
+            scale_init=self.initial_scale,
+            name="bn",
         )
-        return raw_weight(bn(score, mask, train=train)[:, 0], self.bounded)
+        return bn(score, mask, train=train)[:, 0]
 
 
 class PairLinear(nn.Module):
@@ -105,13 +105,14 @@ class PairLinear(nn.Module):
 
 
 class RelationNetwork(nn.Module):
-    """Inter-frame attention, raw: `r_i = sigmoid(relu(f(sum_j g([x_j ; x_i]))))`.
+    """Scores of the inter-frame attention, `f(sum_j g([x_j ; x_i]))`; see `attention_weights`.
 
     The first layer of g is split into its halves for x_j and x_i, so that the large products are
-    2T and not T^2, and no array of pairs is wider than g's first layer.
+    2T and not T^2, and no array of pairs is wider than g's first layer. `initial_scale` scales
+    the scores at the start.
     """
 
-    bounded: bool = True  # see `raw_weight`
+    initial_scale: float = 1.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -128,8 +129,9 @@ class RelationNetwork(nn.Module):
             pairs = nn.relu(nn.Dense(width, **types, name=f"g_{k}")(pairs))
         pairs = jnp.where(counted[:, None, :, None], pairs.astype(wide), 0)
         r = nn.relu(nn.Dense(RELATION_F[0], **types, name="f_0")(pairs.sum(2)))
-        r = nn.Dense(RELATION_F[1], **types, name="f_1")(r)[..., 0]
-        return raw_weight(r.astype(wide), self.bounded)
+        init = nn.initializers.variance_scaling(self.initial_scale**2, "fan_in", "truncated_normal")
+        r = nn.Dense(RELATION_F[1], **types, kernel_init=init, name="f_1")(r)[..., 0]
+        return r.astype(wide)
 
 
 class StageAttention(nn.Module):
@@ -153,6 +155,22 @@ class StageAttention(nn.Module):
         )
         scores = scorer(stage_features.reshape(p, b, -1))[..., 0]
         return nn.softmax(scores.T.astype(wide), -1)
+
+
+def attention_weights(
+    scores: Float[Array, "b t"], mask: Bool[Array, "b t"], *, bounded: bool
+) -> Float[Array, "b t"]:
+    """Weights of the real frames from an attention's scores; all zero where there is none.
+
+    `bounded`: `sigmoid(relu(score))`, in [0.5, 1), over its sum, as published: no frame outweighs
+    another by more than 2:1, and where the scores are all large or all negative nothing is left to
+    learn. Else the softmax over time, which knows neither limit.
+    """
+    if bounded:
+        return normalise_over_time(nn.sigmoid(nn.relu(scores)), mask)
+    scores = jnp.where(mask, scores, -jnp.inf)
+    highest = jnp.where(mask.any(1), scores.max(1), 0)[:, None]
+    return normalise_over_time(jnp.exp(scores - jax.lax.stop_gradient(highest)), mask)
 
 
 def normalise_over_time(raw: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t"]:

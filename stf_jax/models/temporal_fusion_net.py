@@ -16,6 +16,7 @@ from stf_jax.models.fusion import (
     IntraAttention,
     RelationNetwork,
     StageAttention,
+    attention_weights,
     fuse_frames,
     normalise_over_time,
     stripe_means,
@@ -44,8 +45,8 @@ class TemporalFusionNet(nn.Module):
     order; `num_stripes` S; `embed_dim` C; `frame_attention` a subset of ("intra", "inter"), their
     mean is taken, () is the plain mean over real frames; `stage_attention` "mean" or "learned";
     `relation_padding` "mask" (padded slots count for nothing) or "reference" (the relation sums run
-    over padded slots too, as published); `bounded_attention` keeps the published ReLU before the
-    attentions' sigmoid, so that no frame outweighs another by more than 2:1; `dtype` of the
+    over padded slots too, as published); `bounded_attention` keeps the published ReLU and
+    sigmoid over the attentions' scores, False takes the softmax over time; `dtype` of the
     arithmetic, `param_dtype` of the weights; `remat` to recompute instead of store;
     `axis_name` to synchronise BatchNorm over devices.
 
@@ -105,10 +106,12 @@ class TemporalFusionNet(nn.Module):
             name="backbone",
         )
         self.embedding = Embedding(self.num_stripes, self.embed_dim, **synced)
+        # A softmax starts close to the mean: random weights would waste frames before any are learnt.
+        scale = 1.0 if self.bounded_attention else 0.1
         if "intra" in self.frame_attention:
-            self.intra_attention = IntraAttention(self.bounded_attention, **synced)
+            self.intra_attention = IntraAttention(scale, **synced)
         if "inter" in self.frame_attention:
-            self.relation = RelationNetwork(self.bounded_attention, **types)
+            self.relation = RelationNetwork(scale, **types)
         if self.stage_attention == "learned":
             self.stage_scorer = StageAttention(**types, name="stage_attention")
         if self.num_classes:
@@ -192,14 +195,15 @@ class TemporalFusionNet(nn.Module):
             x = x.reshape(x.shape[0], -1)
             empty, x = x[-1], x[:-1]
         if "intra" in self.frame_attention:
-            raw = self.intra_attention(x, real, train=train)
-            dense = jnp.zeros(mask.shape, wide).at[tracklet, slot].set(raw, mode="drop")
-            intra = normalise_over_time(dense, mask)
+            scores = self.intra_attention(x, real, train=train)
+            dense = jnp.zeros(mask.shape, wide).at[tracklet, slot].set(scores, mode="drop")
+            intra = attention_weights(dense, mask, bounded=self.bounded_attention)
         if "inter" in self.frame_attention:
             dense = jnp.broadcast_to(empty[None, None, :], (*mask.shape, x.shape[-1]))
             dense = dense.at[tracklet, slot].set(x, mode="drop")
             counted = mask if self.relation_padding == "mask" else jnp.ones_like(mask)
-            inter = normalise_over_time(self.relation(dense, counted), mask)
+            scores = self.relation(dense, counted)
+            inter = attention_weights(scores, mask, bounded=self.bounded_attention)
         chosen = [w for w in (intra, inter) if w is not None]
         if not chosen:
             chosen = [normalise_over_time(jnp.ones(mask.shape, wide), mask)]

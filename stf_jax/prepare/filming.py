@@ -26,6 +26,7 @@ class Film:
 
     seed: int
     difficulty: int  # 0..1000
+    occlusion: int  # 0..1000
     height: int
     width: int
 
@@ -73,7 +74,9 @@ def decide_take(film: Film, take: Take) -> Passage:
     camera, _ = _set_up(film, take.camera)
     rng = generator(film.seed, _PASSAGE, take.group, take.person, take.camera, take.track)
     own = take.person if take.group == PEOPLE else -1
-    return decide_passage(rng, camera, take.length, take.others, own, film.difficulty)
+    return decide_passage(
+        rng, camera, take.length, take.others, own, film.difficulty, film.occlusion
+    )
 
 
 def _place(

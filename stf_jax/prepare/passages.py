@@ -128,7 +128,13 @@ def _obstacles(
 
 
 def decide_passage(
-    rng: np.random.Generator, camera: Camera, length: int, people: range, own: int, difficulty: int
+    rng: np.random.Generator,
+    camera: Camera,
+    length: int,
+    people: range,
+    own: int,
+    difficulty: int,
+    occlusion: int,
 ) -> Passage:
     """Decides all frames of one tracklet.
 
@@ -138,17 +144,18 @@ def decide_passage(
         length: frames.
         people: numbers (without gaps) of those who may cross, besides strangers; may be empty.
         own: number of the tracked person, who does not cross; -1 where it has none.
-        difficulty: 0..1000; scales crossings, obstacles, bad boxes, blur and changes of light.
+        difficulty: 0..1000; scales changes of light and of pace.
+        occlusion: 0..1000; scales crossings, obstacles, bad boxes and blur.
     """
     base = camera.heading + between(rng, -26, 26)
     if chance(rng, difficulty * 4 // 10):  # against the stream
         base += TURN // 2
     headings = _headings(rng, length, base)
-    passers, aside = _crossings(rng, headings, people, own, difficulty)
-    obstacles = _obstacles(rng, length, difficulty)
+    passers, aside = _crossings(rng, headings, people, own, occlusion)
+    obstacles = _obstacles(rng, length, occlusion)
     still = _window(rng, length, 150, 420) if chance(rng, 300 + difficulty * 3 // 10) else range(0)
     figure = camera.figure * between(rng, 940, 1040) // 1000
-    jitter = 12 + 30 * difficulty // 1000
+    jitter = 12 + 30 * occlusion // 1000
     phase, scroll = between(rng, 0, 255), between(rng, 0, 1000 * LENGTH)
     pace = between(rng, 15, 26)
     gains = draw_light(rng, difficulty)
@@ -163,7 +170,7 @@ def decide_passage(
         else:
             shift = (between(rng, -jitter, jitter), between(rng, -jitter, jitter))
             scaled = figure * (1000 + between(rng, -jitter, jitter)) // 1000
-            if chance(rng, difficulty * 9 // 100):  # a bad box: half of the person
+            if chance(rng, occlusion * 9 // 100):  # a bad box: half of the person
                 shift = (shift[0], shift[1] + (300 if chance(rng, 500) else -300))
         moments.append(
             Moment(
@@ -174,7 +181,7 @@ def decide_passage(
                 aside=aside[t],
                 shift=shift,
                 figure=scaled,
-                smear=between(rng, 1, 2) if chance(rng, difficulty * 14 // 100) else 0,
+                smear=between(rng, 1, 2) if chance(rng, occlusion * 14 // 100) else 0,
                 passer=passers.get(t),
                 obstacle=obstacles.get(t),
             )

@@ -27,8 +27,8 @@ comparisons of methods. Real scores need real people.
 
 Every person has an outfit, a pattern, logos, hair, hat and bag, some of them seen from one side
 only; every camera has its light, lens and street. --difficulty scales how many people wear the
-same colours (the share of look-alikes), how far the cameras' colours differ, and how often others
-cross, things stand in the way and boxes sit badly.
+same colours (the share of look-alikes) and how far the cameras' colours differ; --occlusion, how
+often others cross, things stand in the way and boxes sit badly.
 
 The first identities train, the others are the test half; each has its queries in one camera and
 its gallery in the others. The same options draw the same pixels on every machine, in any number
@@ -58,13 +58,14 @@ class Plan:
     height: int
     width: int
     difficulty: int  # per mille
+    occlusion: int  # per mille
     seed: int
     ext: str
 
     @property
     def film(self) -> Film:
         """What all pictures have in common."""
-        return Film(self.seed, self.difficulty, self.height, self.width)
+        return Film(self.seed, self.difficulty, self.occlusion, self.height, self.width)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="0 or more" + default)
     hard = "0 (plain) to 1; at 0.5 colour alone does not solve it" + default
     add("--difficulty", type=float, default=0.5, metavar="D", help=hard)
+    bad = "how often frames are bad, 0 to 1 (default: as --difficulty)"
+    add("--occlusion", type=float, metavar="O", help=bad)
 
     pictures = parser.add_argument_group("tracklets and images")
     add = pictures.add_argument
@@ -129,6 +132,9 @@ def read_plan(args: argparse.Namespace) -> Plan:
         wrong.append(f"--jobs {args.jobs}: expected 1 or more")
     if not 0 <= args.difficulty <= 1:
         wrong.append(f"--difficulty {args.difficulty}: expected 0 to 1")
+    occlusion = args.difficulty if args.occlusion is None else args.occlusion
+    if not 0 <= occlusion <= 1:
+        wrong.append(f"--occlusion {occlusion}: expected 0 to 1")
     fraction = 0.5 if args.train_fraction is None else args.train_fraction
     if not 0 <= fraction <= 1:
         wrong.append(f"--train-fraction {fraction}: expected 0 to 1")
@@ -147,6 +153,7 @@ def read_plan(args: argparse.Namespace) -> Plan:
         **numbers,
         train_identities=train,
         difficulty=math.floor(args.difficulty * 1000 + 0.5),
+        occlusion=math.floor(occlusion * 1000 + 0.5),
         ext=args.ext,
     )
 

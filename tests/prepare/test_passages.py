@@ -6,22 +6,25 @@ from stf_jax.prepare.passages import decide_passage
 from stf_jax.prepare.scenes import draw_camera
 
 
-def passages(difficulty, count=60, length=24, people=range(10, 20), own=12):
+def passages(occlusion, count=60, length=24, people=range(10, 20), own=12, difficulty=None):
+    difficulty = occlusion if difficulty is None else difficulty
     camera = draw_camera(generator(0, 1), difficulty)
     return [
-        decide_passage(generator(0, 2, k), camera, length, people, own, difficulty)
+        decide_passage(generator(0, 2, k), camera, length, people, own, difficulty, occlusion)
         for k in range(count)
     ]
 
 
-def share(difficulty, field):
-    moments = [moment for passage in passages(difficulty) for moment in passage.moments]
+def share(occlusion, field, difficulty=None):
+    found = passages(occlusion, difficulty=difficulty)
+    moments = [moment for passage in found for moment in passage.moments]
     return np.mean([getattr(moment, field) is not None for moment in moments])
 
 
 @pytest.mark.parametrize("field", ["passer", "obstacle"])
-def test_disturbances_grow_with_the_difficulty(field):
-    shares = [share(difficulty, field) for difficulty in (0, 300, 600, 1000)]
+@pytest.mark.parametrize("difficulty", [None, 350])
+def test_disturbances_grow_with_the_occlusion(field, difficulty):
+    shares = [share(occlusion, field, difficulty) for occlusion in (0, 300, 600, 1000)]
     assert shares[0] == 0
     assert all(np.diff(shares) > 0.02)
     assert shares[-1] < 0.6

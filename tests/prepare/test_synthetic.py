@@ -49,9 +49,9 @@ def pixel_hash(film, take):
 @pytest.mark.parametrize(
     ("film", "take", "expected"),
     [
-        (Film(0, 0, 128, 64), Take(PEOPLE, 0, 1, 1, 4, range(8)), "90a7935df5565006"),
-        (Film(0, 1000, 128, 64), Take(PEOPLE, 3, 2, 1, 12, range(8)), "2ad6cb46075fdcf9"),
-        (Film(5, 600, 256, 128), Take(PEOPLE, 9, 1, 2, 4, range(16)), "cc247d0b22578f71"),
+        (Film(0, 0, 0, 128, 64), Take(PEOPLE, 0, 1, 1, 4, range(8)), "90a7935df5565006"),
+        (Film(0, 1000, 1000, 128, 64), Take(PEOPLE, 3, 2, 1, 12, range(8)), "2ad6cb46075fdcf9"),
+        (Film(5, 600, 600, 256, 128), Take(PEOPLE, 9, 1, 2, 4, range(16)), "cc247d0b22578f71"),
     ],
 )
 def test_pixels_are_the_same_on_every_machine(film, take, expected):
@@ -60,7 +60,7 @@ def test_pixels_are_the_same_on_every_machine(film, take, expected):
 
 
 def test_a_frame_does_not_depend_on_the_frames_drawn_before():
-    film, take = Film(1, 800, 64, 32), Take(PEOPLE, 0, 1, 1, 8, range(3))
+    film, take = Film(1, 800, 800, 64, 32), Take(PEOPLE, 0, 1, 1, 8, range(3))
     every = {offset: np.asarray(image) for offset, image in shoot(film, take)}
     assert sorted(every) == list(range(8))
     some = {offset: np.asarray(image) for offset, image in shoot(film, take, skip={0, 1, 4})}
@@ -70,7 +70,7 @@ def test_a_frame_does_not_depend_on_the_frames_drawn_before():
 
 
 def test_near_duplicates_are_not_equal():
-    film, take = Film(1, 500, 64, 32), Take(PEOPLE, 0, 1, 1, 20, range(3))
+    film, take = Film(1, 500, 500, 64, 32), Take(PEOPLE, 0, 1, 1, 20, range(3))
     images = [np.asarray(image).tobytes() for _, image in shoot(film, take)]
     assert len(set(images)) == len(images)
 
@@ -191,6 +191,8 @@ def test_jpeg_and_preview(tmp_path):
     [
         (("--difficulty", "1.5"), "--difficulty 1.5"),
         (("--difficulty", "nan"), "--difficulty nan"),
+        (("--occlusion", "-0.1"), "--occlusion -0.1"),
+        (("--occlusion", "nan"), "--occlusion nan"),
         (("--cameras", "1"), "--cameras 1"),
         (("--max-length", "1"), "--max-length 1"),
         (("--train-identities", "5"), "--train-identities 5"),
@@ -208,7 +210,7 @@ def test_options_out_of_range_are_refused_before_anything_is_written(tmp_path, o
 
 
 def histogram_map(difficulty, identities=16, length=5):
-    film, features, keys = Film(0, difficulty, 64, 32), [], []
+    film, features, keys = Film(0, difficulty, difficulty, 64, 32), [], []
     for person in range(identities):
         for camera in (1, 2):
             take = Take(PEOPLE, person, camera, 1, length, range(identities))
