@@ -106,7 +106,7 @@ class TemporalFusionNet(nn.Module):
             name="backbone",
         )
         self.embedding = Embedding(self.num_stripes, self.embed_dim, **synced)
-        # A softmax starts close to the mean: random weights would waste frames before any are learnt.
+        # A softmax starts close to the mean: random weights would waste frames meanwhile.
         scale = 1.0 if self.bounded_attention else 0.1
         if "intra" in self.frame_attention:
             self.intra_attention = IntraAttention(scale, **synced)
