@@ -65,7 +65,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "width": 32,
         "embed_dim": 1,
         "num_classes": 2,
-        "tracklets": 1,
+        "tracklets": 2 if options.part == "train" else 1,  # BatchNorm refuses one value
         "slots": 1,
         "workers": 0,
         "steps": 1,

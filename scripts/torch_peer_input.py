@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, __version__
+from steps_plan import plan_steps
 from torch.utils.data import DataLoader, Dataset
 
 from stf_jax.data.augment_options import IMAGE_MEAN, IMAGE_STD
 from stf_jax.data.partitions import load_layout
-from stf_jax.data.sampling import training_plan
 from stf_jax.data.tracklets import TrackletTable
 from stf_jax.errors import UserError
 
@@ -58,13 +58,15 @@ class Tracklets(Dataset):
         self.read: Read = read_pillow if cv2 is None else read_opencv
 
     def __len__(self) -> int:
+        """Visits."""
         return len(self.frames)
 
     def __getitem__(self, visit: int) -> torch.Tensor:
+        """Read, decode and arrange the frames of a visit."""
         rows = self.frames[visit]
         out = np.zeros((len(rows), 3, *self.size), np.float32)
         mirror = np.random.default_rng((self.seed, visit)).random(len(rows)) < 0.5
-        mean, deviation = np.float32(IMAGE_MEAN), np.float32(IMAGE_STD)
+        mean, deviation = np.array(IMAGE_MEAN, np.float32), np.array(IMAGE_STD, np.float32)
         for slot, row in enumerate(rows[rows >= 0]):
             image = self.read(self.names[row], *self.size)
             if mirror[slot]:
@@ -83,13 +85,16 @@ def measure_input(options: Namespace) -> dict[str, Any]:
     if table is None:
         raise UserError(f"{options.root}: no training subset; expected trainval_im_names")
     wanted = options.warmup + options.steps + ahead  # so that no worker is idle near the end
-    frames = draw_visits(table, wanted, options.tracklets, options.slots, options.seed)
+    plan = plan_steps(
+        table, wanted, tracklets=options.tracklets, slots=options.slots, seed=options.seed
+    )
+    frames = plan.frames.reshape(-1, options.slots)
     loader = DataLoader(
         Tracklets(table, frames, options.height, options.width, options.seed),
         batch_size=options.tracklets,
         num_workers=workers,
         worker_init_fn=_one_thread,
-        **({"prefetch_factor": _PREFETCH} if workers else {}),
+        prefetch_factor=_PREFETCH if workers else None,
     )
     before = child_processes()
     batches: Iterator[torch.Tensor] = iter(loader)
@@ -101,7 +106,8 @@ def measure_input(options: Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         next(batches)
         seconds.append(time.perf_counter() - start)
-    cpu = cpu_seconds(processes) - cpu
+    # Linux counts in hundredths of a second: a short run may have used none.
+    cpu = max(cpu_seconds(processes) - cpu, 1 / os.sysconf("SC_CLK_TCK"))
     first = options.warmup * options.tracklets
     real = int((frames[first : first + options.steps * options.tracklets] >= 0).sum())
     return {
@@ -120,25 +126,6 @@ def measure_input(options: Namespace) -> dict[str, Any]:
         "real_frames_per_cpu_second": real / cpu,
         "losses": [],
     }
-
-
-def draw_visits(
-    table: TrackletTable, steps: int, tracklets: int, slots: int, seed: int
-) -> np.ndarray:
-    """int64 [at least steps * tracklets, T]: frame rows of as many epochs' plans as it takes."""
-    plans: list[np.ndarray] = []
-    while sum(map(len, plans)) < steps * tracklets:
-        plan = training_plan(
-            table,
-            seed=seed,
-            epoch=len(plans),
-            num_devices=1,
-            tracklets_per_device=tracklets,
-            min_frames=min(5, slots),
-            max_frames=slots,
-        )
-        plans.append(plan.frames.reshape(-1, slots))
-    return np.concatenate(plans)
 
 
 def cpu_seconds(processes: list[int]) -> float:

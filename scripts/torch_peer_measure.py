@@ -73,9 +73,9 @@ class Peer:
             # A compiler that is missing or fails shows at the first call only.
             self.step(*self.batch(full))
             self.wait()
-        except torch.cuda.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             self.call = plain
             return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         self.compiled = True
@@ -144,13 +144,15 @@ def measure_memory(options: Namespace) -> dict[str, Any]:
             for _ in range(2):
                 peer.step(*peer.batch(np.full(tracklets, options.slots)))
             peer.wait()
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             return False
         peaks[tracklets] = torch.cuda.max_memory_allocated()
         described.update(_describe(peer))
         return True
 
-    tracklets = largest_that_fits(fits)
+    tracklets = largest_that_fits(fits, 2)  # BatchNorm refuses one
     return {
         **described,
         "tracklets": tracklets,
@@ -160,21 +162,28 @@ def measure_memory(options: Namespace) -> dict[str, Any]:
     }
 
 
-def largest_that_fits(fits: Callable[[int], bool]) -> int:
-    """The largest n >= 1 that `fits`, 0 if none, by doubling, then bisection.
+def largest_that_fits(fits: Callable[[int], bool], least: int) -> int:
+    """The largest n >= `least` >= 1 that `fits`, 0 if none, by doubling, then bisection.
 
     `fits` must be true up to some number and false from there on.
     """
-    good, bad = 0, 1
+    good, bad = 0, least
     while fits(bad):
         good, bad = bad, 2 * bad
-    while bad - good > 1:
+    while good and bad - good > 1:
         middle = (good + bad) // 2
         if fits(middle):
             good = middle
         else:
             bad = middle
     return good
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU's memory was too small; its libraries say so in words of their own."""
+    words = ("ALLOC_FAILED", "unable to find an engine")
+    full = isinstance(error, torch.cuda.OutOfMemoryError)
+    return full or any(word in str(error) for word in words)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -10,8 +10,8 @@ Its tensors' names, so that a state dict of either is the other's. ResNet as tor
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 # name -> (bottleneck blocks?, blocks per stage)
 BACKBONES = {
@@ -48,10 +48,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, h, w] -> [N, outputs, h / stride, w / stride]."""
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         if self.conv3 is not None:
-            y = self.bn3(self.conv3(F.relu(y)))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+            y = self.bn3(self.conv3(torch.relu(y)))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(nn.Module):
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """Pixels [N, 3, H, W] -> what the first stage takes, [N, 64, H / 4, W / 4]."""
-        return F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        return functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
 
     def stage(self, number: int, x: Tensor) -> Tensor:
         """Apply stage 1, 2, 3 or 4."""
@@ -124,13 +124,13 @@ class TemporalFusion(nn.Module):
         rows = maps.shape[2] // len(self.local_conv_list)
         parts = []
         for s, layer in enumerate(self.local_conv_list):
-            pooled = F.adaptive_avg_pool2d(maps[:, :, s * rows : (s + 1) * rows], 1)
+            pooled = functional.adaptive_avg_pool2d(maps[:, :, s * rows : (s + 1) * rows], 1)
             parts.append(layer(pooled).flatten(1))
         return torch.stack(parts, 1)
 
     def intra_frame(self, x: Tensor) -> Tensor:
         """Descriptors [B, T, SC] -> raw weights [B, T], each from its own frame."""
-        return torch.sigmoid(F.relu(self.temporal_conv(x.transpose(1, 2))[:, 0]))
+        return torch.sigmoid(torch.relu(self.temporal_conv(x.transpose(1, 2))[:, 0]))
 
     def inter_frame(self, x: Tensor) -> Tensor:
         """Descriptors [B, T, SC] -> raw weights [B, T], each from its relations to all T slots."""
@@ -138,7 +138,7 @@ class TemporalFusion(nn.Module):
         of_j = x[:, None].expand(-1, t, -1, -1)
         of_i = x[:, :, None].expand(-1, -1, t, -1)
         pairs = self.relation_g(torch.cat([of_j, of_i], -1))  # [B, i, j, 512]
-        return torch.sigmoid(F.relu(self.relation_f(pairs.sum(2))[..., 0]))
+        return torch.sigmoid(torch.relu(self.relation_f(pairs.sum(2))[..., 0]))
 
     def forward(self, frames: Tensor, mask: Tensor) -> Output:
         """Apply to frames [B * T, 3, H, W], padded ones zero, and mask [B, T], 1 for real ones."""
@@ -149,7 +149,7 @@ class TemporalFusion(nn.Module):
             x = self.base.stage(number, x)
             maps.append(x)
 
-        last = maps[3] * mask.reshape(b * t, 1, 1, 1)
+        last = maps[3] * mask.to(maps[3].dtype).reshape(b * t, 1, 1, 1)
         intra = normalise(self.intra_frame(self.embed(last).reshape(b, t, -1)), mask)
         inter = normalise(self.inter_frame(self.embed(last).reshape(b, t, -1)), mask)
         weights = (intra + inter) / 2
@@ -176,7 +176,7 @@ def normalise(raw: Tensor, mask: Tensor) -> Tensor:
 def smoothed_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy with label smoothing 0.1, summed over stripes, mean over the batch."""
     stripes = logits.unbind(1)
-    losses = [F.cross_entropy(each, labels, label_smoothing=0.1) for each in stripes]
+    losses = [functional.cross_entropy(each, labels, label_smoothing=0.1) for each in stripes]
     return torch.stack(losses).sum()
 
 
