@@ -16,7 +16,7 @@ from stf_jax.errors import UserError
 
 HEIGHT, WIDTH = 24, 8
 LENGTHS = (3, 1, 7, 4, 6, 2)
-SIZES = [(30, 12), (24, 8), (11, 17), (26, 20), (64, 30)]  # height, width
+SIZES = [(30, 12), (24, 8), (11, 17), (26, 20), (64, 30), (37, 8), (16, 8)]  # height, width
 FILL = np.array([124, 117, 104])
 
 
