@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from stf_jax.config import Config, load_config
+from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
 from stf_jax.prepare.layout import image_name, write_partitions
@@ -171,6 +172,42 @@ def test_evaluation_of_the_workdir_equals_that_of_the_loop(
     np.testing.assert_allclose(np.linalg.norm(features["features"], axis=1), 1, rtol=1e-5)
     assert np.isfinite(features["frame_weights"]).all()
     assert (straight / "cmc.png").stat().st_size > 1000
+
+
+def test_a_built_tfds_data_set_trains_and_scores_as_the_folder(
+    straight: Path, layout: Path, tmp_path: Path, capsys
+) -> None:
+    data_dir = tmp_path / "tfds"
+    assert build_main(["--layout", str(layout), "--data-dir", str(data_dir)]) == 0
+    config = tiny_config(data_dir / "video_reid" / layout.name / "1.0.0")
+    config.data.source = "tfds"
+    folder, tfds = tmp_path / "folder", tmp_path / "run"
+    loop.train(config, tfds)
+    shutil.copytree(straight, folder)
+
+    assert losses(tfds) == losses(folder)
+    scored = [
+        [e | {"time": 0} for e in read_metrics(run / "metrics.jsonl") if "step/mAP" in e]
+        for run in (tfds, folder)
+    ]
+    assert scored[0] == scored[1]
+    for ours, theirs in zip(final_params(tfds), final_params(folder), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    # The other one's config, too: a run moves from one source to the other.
+    for run, source in ((tfds, config), (folder, tiny_config(layout))):
+        evaluate_workdir(source, run, "latest", report=True)
+    ours, theirs = (json.loads((run / "scores.json").read_text()) for run in (tfds, folder))
+    assert ours["rows"] == theirs["rows"]
+    with np.load(tfds / "features.npz") as ours, np.load(folder / "features.npz") as theirs:
+        assert set(ours) == set(theirs)
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name], name)
+    pictures = [
+        {p.name: p.read_bytes() for p in (run / "report").rglob("*") if p.suffix in (".jpg", ".png")}
+        for run in (tfds, folder)
+    ]
+    assert pictures[0] == pictures[1] != {}
 
 
 def test_training_starts_from_another_runs_checkpoint(
