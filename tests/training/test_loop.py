@@ -201,7 +201,7 @@ def test_a_built_tfds_data_set_trains_and_scores_as_the_folder(
     assert ours["rows"] == theirs["rows"]
     with np.load(tfds / "features.npz") as ours, np.load(folder / "features.npz") as theirs:
         assert set(ours) == set(theirs)
-        for name in ours:
+        for name in set(ours) - {"image_dir"}:
             np.testing.assert_array_equal(ours[name], theirs[name], name)
     pictures = [
         {p.name: p.read_bytes() for p in (run / "report").rglob("*") if p.suffix in (".jpg", ".png")}
