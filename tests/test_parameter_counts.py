@@ -86,4 +86,3 @@ def test_ablation_variants(name: str) -> None:
     config.model.stages, config.model.frame_attention = stages, frame_attention
     config.model.stage_attention = stage_attention
     assert parameters(config, 140) == VARIANTS[name]
-

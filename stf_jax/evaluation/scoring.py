@@ -1,5 +1,7 @@
 """A model and a table of test tracklets -> features and scores."""
 
+import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,8 @@ from stf_jax.models import TemporalFusionNet
 
 # Batches from which on another compiled size is worth its compilation.
 MANY_BATCHES = 200
+
+_LOG = logging.getLogger(__name__)
 
 
 def extract_table(
@@ -73,6 +77,17 @@ def extract_table(
             weighting=evaluation.chunk_weighting,
             progress=bar.update,
         )
+    unread = np.flatnonzero(found.num_frames == 0)
+    if len(unread):
+        first = os.fsdecode(table.names[table.offsets[unread[0]]])
+        _LOG.warning(
+            "%s: of %d of %d tracklets no image could be read (e.g. that of %s); left out of "
+            "queries and gallery",
+            table.image_dir,
+            len(unread),
+            table.num_tracklets,
+            first,
+        )
     missed = int(table.num_frames - found.num_frames.sum())
     if missed and data.on_corrupt == "error":
         raise RuntimeError(f"{missed} of {table.num_frames} frames entered no feature")
@@ -109,7 +124,7 @@ def protocol_distances(
 ) -> ProtocolDistances:
     """Return the distances that `protocol` ranks by, of `features` [N, D].
 
-    `multi_query` is "", or "mean" or "max" of each (person, camera)'s query features
+    Tracklets of which no image could be read are left out. `multi_query` is "", or "mean" or "max" of each (person, camera)'s query features
     (`pool_queries`), tracklets marked multi-query among them.
     """
     rows = select_rows(
@@ -117,6 +132,7 @@ def protocol_distances(
         person_ids=table.person_ids,
         marks=table.marks,
         cameras=table.cameras,
+        features=features,
         multi_query=bool(multi_query),
     )
     query, gallery = features[rows.query], features[rows.gallery]

@@ -70,7 +70,13 @@ def _check(path: str) -> tuple[str, str, int, int, int]:
                 return f"is {image.format}, not JPEG or PNG", kind, height, width, digest
             image.load()
             if not _is_whole(data, image.format):
-                return "does not decode (its end is missing or damaged)", kind, height, width, digest
+                return (
+                    "does not decode (its end is missing or damaged)",
+                    kind,
+                    height,
+                    width,
+                    digest,
+                )
     except Exception as error:  # Pillow raises whatever the bytes lead it into
         reason = "not an image" if not kind else f"does not decode ({error!s:.60})"
         return reason, kind, height, width, digest

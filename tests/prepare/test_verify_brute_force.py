@@ -91,7 +91,9 @@ def bad_entries(names: list[str], marks: list[int] | None, useless: set[str]) ->
         bad[k] |= any(keys[j] == keys[k] and not bad[j] for j in range(k) if keys[j])
     if marks is not None:
         for k, key in enumerate(keys):
-            same = [marks[j] for j, other in enumerate(keys) if key and other and other[:3] == key[:3]]
+            same = [
+                marks[j] for j, other in enumerate(keys) if key and other and other[:3] == key[:3]
+            ]
             bad[k] |= len(set(same)) > 1 or not set(same) <= {0, 1, 2}
     return [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
 
@@ -135,7 +137,9 @@ def test_a_layout_broken_at_random(seed: int, tmp_path: Path, capsys) -> None:
         "trainval": bad_entries(values["trainval_im_names"], None, useless),
         "test": bad_entries(values["test_im_names"], values["test_marks"], useless),
     }
-    dropped = [line.split("\t") for line in (tmp_path / "fixed.pkl.dropped").read_text().split("\n")]
+    dropped = [
+        line.split("\t") for line in (tmp_path / "fixed.pkl.dropped").read_text().split("\n")
+    ]
     for subset, bad in expected.items():
         assert Counter(row[1] for row in dropped if row[0] == subset) == Counter(bad)
         assert len(bad) > 3

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +15,14 @@ from stf_jax.config import Config, load_config
 from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
+from stf_jax.models import build_model
+from stf_jax.models.pretrained import variables_to_torch
+from stf_jax.models.weight_files import write_tensors
+from stf_jax.prepare.__main__ import main as prepare_main
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.training import checkpoint, loop
 from stf_jax.training.metrics_log import read_metrics
+from stf_jax.training.state import init_variables
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -204,14 +210,88 @@ def test_a_built_tfds_data_set_trains_and_scores_as_the_folder(
         for name in set(ours) - {"image_dir"}:
             np.testing.assert_array_equal(ours[name], theirs[name], name)
     pictures = [
-        {p.name: p.read_bytes() for p in (run / "report").rglob("*") if p.suffix in (".jpg", ".png")}
+        {
+            p.name: p.read_bytes()
+            for p in (run / "report").rglob("*")
+            if p.suffix in (".jpg", ".png")
+        }
         for run in (tfds, folder)
     ]
     assert pictures[0] == pictures[1] != {}
 
 
+def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
+    layout: Path, tmp_path: Path, caplog, capsys
+) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(layout, root)
+    # Of people 0 and 1, who train: one frame and a whole tracklet. Of 5 and 6: likewise.
+    damaged = [image_name(0, 1, 1, 2), image_name(6, 1, 1, 4)]
+    damaged += [image_name(p, 2, 1, k) for p in (1, 5) for k in range(5)]
+    for name in damaged:
+        image = root / "images" / name
+        image.write_bytes(image.read_bytes()[:50])
+    config = tiny_config(root)
+    config.train.max_steps = 4
+    config.train.evaluate_every = 0
+    with pytest.raises(UserError, match=r"images/00000.*png: cannot be read .*data\.on_corrupt"):
+        loop.train(config, tmp_path / "error")
+
+    config.data.on_corrupt = "skip"
+    runs = tmp_path / "a", tmp_path / "b"
+    for run, threads in zip(runs, (1, 3), strict=True):
+        config.data.threads = threads
+        caplog.clear()
+        loop.train(config, run)
+        # Two epochs of whole tracklets would read 2 x 40 frames; each is told by name and number.
+        assert "png: cannot be read, left out" in caplog.text
+        assert "6 of 40 images could not be read and were left out" in caplog.text  # evaluation
+        assert "of 1 of 8 tracklets no image could be read (e.g. that of 000005_2" in caplog.text
+    assert losses(runs[0]) == losses(runs[1])
+    assert all(np.isfinite(list(losses(runs[0]).values())))
+    for ours, theirs in zip(final_params(runs[0]), final_params(runs[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    contents = evaluate_workdir(config, runs[0], "latest")
+    # Person 5's query has lost its only match, and is the only one without.
+    row = contents["rows"]["step"]
+    assert (row["gallery_size"], row["valid_queries"], row["num_queries"]) == (3, 3, 4)
+    # The same as of a layout without the damaged images; 6's frame is alone in its last chunk.
+    assert prepare_main(["verify", str(root), "--fix", "fixed.pkl"]) == 1
+    capsys.readouterr()
+    with np.load(runs[0] / "features.npz") as skipped:
+        whole = {name: skipped[name] for name in ("features", "num_frames", "person_ids")}
+    config.data.partitions, config.data.on_corrupt = "fixed.pkl", "error"
+    fixed = evaluate_workdir(config, runs[0], "latest")
+    assert fixed["rows"]["step"]["scores"] == row["scores"]
+    seen = whole["num_frames"] > 0
+    assert whole["num_frames"].tolist() == [5, 5, 5, 0, 4, 5, 5, 5]
+    np.testing.assert_array_equal(whole["features"][~seen], 0)
+    with np.load(runs[0] / "features.npz") as mended:
+        np.testing.assert_allclose(mended["features"], whole["features"][seen], atol=1e-6)
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[Any]:
+    """Gathers the variables that each run of the test starts from."""
+    found = []
+    real = loop.init_state
+
+    def spy(variables, optimizer):
+        found.append(jax.tree.map(np.array, variables))
+        return real(variables, optimizer)
+
+    monkeypatch.setattr(loop, "init_state", spy)
+    return found
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 def test_training_starts_from_another_runs_checkpoint(
-    straight: Path, layout: Path, tmp_path: Path, capsys
+    straight: Path, layout: Path, tmp_path: Path, started: list[Any], capsys
 ) -> None:
     other = make_layout(tmp_path / "other", identities=12)
     config = tiny_config(other)
@@ -219,8 +299,45 @@ def test_training_starts_from_another_runs_checkpoint(
     config.train.max_steps = 1
     loop.train(config, tmp_path / "run")
     said = capsys.readouterr().err
-    assert "classifier" in said
-    assert "starting from the best checkpoint" in said
+    assert f"{straight}: classifier does not fit this run and starts from random values" in said
+    assert f"starting from the best checkpoint of {straight}" in said
+    fresh = init_variables(build_model(config.model, 6), config.seed, 32, 16)
+    template = init_variables(build_model(config.model, 4), 9, 32, 16)
+    theirs, _ = checkpoint.restore_model(straight / "checkpoints", template, "best")
+    theirs["params"]["classifier"] = fresh["params"]["classifier"]
+    assert_same(started[0], theirs)
+
+
+@pytest.mark.parametrize("kind", ["random", "imagenet backbone", "whole reference checkpoint"])
+def test_training_starts_from_random_weights_and_from_files(
+    kind: str, layout: Path, tmp_path: Path, started: list[Any], capsys
+) -> None:
+    config = tiny_config(layout)
+    config.train.max_steps = 1
+    model = build_model(config.model, 4)
+    random, theirs = (init_variables(model, seed, 32, 16) for seed in (config.seed, 7))
+    tensors = variables_to_torch(theirs)
+    if kind == "imagenet backbone":  # as torchvision names it, with its own classifier
+        backbone = {n.removeprefix("base."): t for n, t in tensors.items() if n.startswith("base.")}
+        tensors = backbone | {"fc.weight": np.ones((1000, 512)), "fc.bias": np.ones(1000)}
+        config.pretrained_partial = True
+    if kind != "random":
+        config.pretrained = str(tmp_path / "weights.safetensors")
+        write_tensors(config.pretrained, tensors)
+    loop.train(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    if kind == "random":
+        assert_same(started[0], random)
+    elif kind == "imagenet backbone":
+        for group in ("params", "batch_stats"):
+            expected = {**random[group], "backbone": theirs[group]["backbone"]}
+            assert_same(started[0][group], expected)
+        assert "re-initialised: classifier, the file has none" in said
+        assert "not used: fc.weight, the ImageNet classifier" in said
+    else:
+        assert_same(started[0], theirs)
+        assert "re-initialised" not in said
+    assert np.isfinite(losses(tmp_path / "run")[1])
 
 
 def test_missing_data_is_one_clear_line(tmp_path: Path) -> None:
