@@ -274,9 +274,9 @@ def test_a_tracklet_without_a_readable_image_matches_nothing(features: FeatureSe
     blank = features.features.copy()
     blank[2] = 0
     some = dataclasses.replace(features, features=blank)
-    matches = match_tracklets(features, some, top=features.num_tracklets)
+    matches = stf_jax.match_tracklets(features, some, top=features.num_tracklets)
     assert 2 not in matches.entries
-    matches = match_tracklets(some, features, top=features.num_tracklets)
+    matches = stf_jax.match_tracklets(some, features, top=features.num_tracklets)
     assert (matches.entries[2] == -1).all()
     assert (np.delete(matches.entries, 2, axis=0)[:, 0] >= 0).all()
 

@@ -79,14 +79,13 @@ def extract_table(
         )
     unread = np.flatnonzero(found.num_frames == 0)
     if len(unread):
-        first = os.fsdecode(table.names[table.offsets[unread[0]]])
         _LOG.warning(
-            "%s: of %d of %d tracklets no image could be read (e.g. that of %s); left out of "
-            "queries and gallery",
+            "%s: of %d of %d tracklets no image could be read (e.g. that of %s); they are left "
+            "out of queries and gallery",
             table.image_dir,
             len(unread),
             table.num_tracklets,
-            first,
+            table.names[table.offsets[unread[0]]].decode("utf-8", "backslashreplace"),
         )
     missed = int(table.num_frames - found.num_frames.sum())
     if missed and data.on_corrupt == "error":
@@ -124,8 +123,9 @@ def protocol_distances(
 ) -> ProtocolDistances:
     """Return the distances that `protocol` ranks by, of `features` [N, D].
 
-    Tracklets of which no image could be read are left out. `multi_query` is "", or "mean" or "max" of each (person, camera)'s query features
-    (`pool_queries`), tracklets marked multi-query among them.
+    Tracklets of which no image could be read are left out. `multi_query` is "", or "mean" or "max"
+    of each (person, camera)'s query features (`pool_queries`), tracklets marked multi-query among
+    them.
     """
     rows = select_rows(
         protocol,

@@ -44,28 +44,24 @@ class Hub:
         asked = self.asked
         paths = {f"/owner/repo/resolve/{name}/dir/w.npz" for name in ("main", "v1.0", COMMIT)}
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def _answer(self) -> None:
-                asked.append((self.command, self.path))
-                here = self.path in paths
-                self.send_response(200 if here else 404)
-                self.send_header("X-Repo-Commit", COMMIT)
-                if here:
-                    self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-                else:
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                body = content if here else b""
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(body)
+        def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+            asked.append((request.command, request.path))
+            here = request.path in paths
+            request.send_response(200 if here else 404)
+            request.send_header("X-Repo-Commit", COMMIT)
+            if here:
+                request.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+            else:
+                request.send_header("X-Error-Code", "EntryNotFound")
+            body = content if here else b""
+            request.send_header("Content-Length", str(len(body)))
+            request.end_headers()
+            if request.command == "GET":
+                request.wfile.write(body)
 
-            do_GET = do_HEAD = _answer
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        methods = {"do_GET": answer, "do_HEAD": answer, "log_message": lambda *_: None}
+        handler = type("Handler", (http.server.BaseHTTPRequestHandler,), methods)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()

@@ -89,7 +89,8 @@ for most in (0, 1, 50, 90, 130, 200, 300, 400, 600, 900, 1500):
         continue
     full += 1
     assert os.waitstatus_to_exitcode(status) == 2, (most, status, told)
-    assert told.startswith("error: " + str(root)) or "cannot be placed as " + str(root) in told, told
+    named = told.startswith("error: " + str(root)) or "cannot be placed as " + str(root) in told
+    assert named, told
     assert "File too large" in told and told.count("\\n") == 1, told
     left = contents(root)
     assert not any(path.match("partitions.pkl") or path.match("partitions_00.pkl") for path in left)
@@ -104,7 +105,7 @@ print(place - 1, full)
 def mars(root):
     rows = np.array([[1, 2, 2, 1], [3, 4, 2, 2]])
     for subset in ("train", "test"):
-        people = rows + [0, 0, subset == "train", 0]
+        people = rows + np.array([0, 0, subset == "train", 0])
         names = [f"{p:04d}C{c}T0001F{k:03d}.jpg" for _, _, p, c in people for k in (1, 2)]
         folder = root / f"bbox_{subset}"
         folder.mkdir(parents=True)

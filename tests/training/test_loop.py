@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stf_jax import scored_run
 from stf_jax.config import Config, load_config
 from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
@@ -23,6 +24,7 @@ from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.training import checkpoint, loop
 from stf_jax.training.metrics_log import read_metrics
 from stf_jax.training.state import init_variables
+from stf_jax.training.stop_request import RunStoppedError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -128,7 +130,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
     monkeypatch.setattr(loop, "parallel_train_step", stopping)
     config = tiny_config(layout)
-    loop.train(config, tmp_path)
+    with pytest.raises(RunStoppedError) as stopped:
+        loop.train(config, tmp_path)
+    assert stopped.value.status == 128 + 15
     assert "SIGTERM: stopped after step 3" in capsys.readouterr().err
     monkeypatch.setattr(loop, "parallel_train_step", real)
     loop.train(config, tmp_path)
@@ -376,8 +380,33 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     splits = script("splits")
     argv = tiny_arguments(tiny_config(root), tmp_path / "runs")
     monkeypatch.setattr("sys.argv", ["splits.py", *argv])
+
+    # Told to stop in the second split: that one is not scored, and nothing is summed up.
+    real, done = scored_run.train, []
+
+    def stopping(config, workdir):
+        done.append(workdir.name)
+        if len(done) == 2:
+            raise RunStoppedError("SIGTERM")
+        return real(config, workdir)
+
+    monkeypatch.setattr(scored_run, "train", stopping)
+    assert splits.main() == 143
+    assert "2 splits:" not in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "partitions_01" / "scores.json").exists()
     assert splits.main() == 0
+    assert done == ["partitions_00", "partitions_01", "partitions_01"]
     assert "step, 2 splits: " in capsys.readouterr().out
+    # Another evaluation scores again; nothing is trained.
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv, "--config.evaluation.distance=cosine"])
+    assert splits.main() == 0
+    row = json.loads((tmp_path / "runs" / "partitions_00" / "scores.json").read_text())["rows"]
+    assert row["step"]["options"]["distance"] == "cosine"
+    assert capsys.readouterr().err.count("nothing left to train") == 2
+    # Another training is refused, and the scores of this one are kept.
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv, "--config.loss.label_smoothing=0.2"])
+    assert splits.main() == 2
+    assert "config.loss.label_smoothing was 0.1 -> 0.2" in capsys.readouterr().err
     table = json.loads((tmp_path / "runs" / "splits.json").read_text())["step"]
     entries = [
         json.loads((tmp_path / "runs" / f"partitions_0{k}" / "scores.json").read_text())
@@ -385,6 +414,10 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     ]
     scores = [entry["rows"]["step"]["scores"]["mAP"] for entry in entries]
     assert table["mAP"]["mean"] == pytest.approx(np.mean(scores))
+    (root / "partitions_00.pkl").rename(root / "partitions_02.pkl")
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv])
+    assert splits.main() == 2
+    assert "but no partitions_00.pkl; run the command" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["splits.py", *argv[:2], "--workdir", str(tmp_path / "none")])
     assert splits.main() == 2
     assert "partitions_NN.pkl" in capsys.readouterr().err
@@ -400,7 +433,7 @@ def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys
     first = capsys.readouterr().out
     assert "late, none" in first
     assert "2+4, both" in first
-    monkeypatch.setattr(ablate, "train", None)  # nothing is left to train
+    monkeypatch.setattr(scored_run, "train", None)  # nothing is left to train
     assert ablate.main() == 0
     assert [line for line in capsys.readouterr().out.split("\n") if "both" in line]
     assert set(json.loads((tmp_path / "ablation.json").read_text())) == set(chosen)
