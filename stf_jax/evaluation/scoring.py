@@ -1,7 +1,6 @@
 """A model and a table of test tracklets -> features and scores."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +84,7 @@ def extract_table(
             table.image_dir,
             len(unread),
             table.num_tracklets,
-            table.names[table.offsets[unread[0]]].decode("utf-8", "backslashreplace"),
+            table.names.tolist()[table.offsets[unread[0]]].decode("utf-8", "backslashreplace"),
         )
     missed = int(table.num_frames - found.num_frames.sum())
     if missed and data.on_corrupt == "error":

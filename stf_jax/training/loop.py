@@ -142,9 +142,9 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     """Train as `config` says, in `workdir`; go on where an earlier run there stopped.
 
     Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if there
-    was none. Raises RunStoppedError where it was told to stop (SIGTERM, Ctrl-C) before the last step;
-    UserError for a bad config, bad data, a workdir of another run, or a loss that is no longer
-    finite.
+    was none. Raises RunStoppedError where it was told to stop (SIGTERM, Ctrl-C) before the last
+    step; UserError for a bad config, bad data, a workdir of another run, or a loss that is no
+    longer finite.
     """
     check_config(config)
     check_augment_options(config.augment)
