@@ -303,7 +303,8 @@ def test_training_starts_from_another_runs_checkpoint(
     config.train.max_steps = 1
     loop.train(config, tmp_path / "run")
     said = capsys.readouterr().err
-    assert f"{straight}: classifier does not fit this run and starts from random values" in said
+    misfit = "params/classifier/fc_0/kernel: found [8, 4] float32, expected [8, 6] float32"
+    assert f"{straight}: re-initialised, as it does not fit this run: {misfit}" in said
     assert f"starting from the best checkpoint of {straight}" in said
     fresh = init_variables(build_model(config.model, 6), config.seed, 32, 16)
     template = init_variables(build_model(config.model, 4), 9, 32, 16)
