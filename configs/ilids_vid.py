@@ -14,7 +14,7 @@ from stf_jax.config import load_config
 
 def get_config() -> ConfigDict:
     config = load_config(Path(__file__).with_name("mars.py"))
-    config.data.root = "data/ilids_vid"
+    config.data.root = "data/ilids-vid"
     config.data.partitions = "partitions_00.pkl"
     config.train.epochs = 400
     config.train.evaluate_every = 20

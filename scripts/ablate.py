@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from stf_jax.compilation import use_compilation_cache
 from stf_jax.config import check_config
 from stf_jax.errors import UserError
-from stf_jax.evaluate import SCORES_FILE, evaluate_workdir
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
-from stf_jax.training.loop import train
+from stf_jax.scored_run import train_and_score
+from stf_jax.training.stop_request import RunStoppedError
 
 ABLATION = Path(__file__).parents[1] / "configs" / "ablation.py"
 SHOWN = ("mAP", "rank-1", "rank-5", "mINP")
@@ -61,11 +60,8 @@ def run(seeds: list[int], argv: list[str]) -> None:
             use_compilation_cache(config.compilation_cache)
             name = variant.replace(", ", "-").replace("+", "")
             workdir = options.workdir / f"{name}-seed{seed}"
-            if not (workdir / SCORES_FILE).is_file():
-                print(f"{variant}, seed {seed}", file=sys.stderr)
-                train(config, workdir)
-                evaluate_workdir(config, workdir, "latest")
-            entries = json.loads((workdir / SCORES_FILE).read_text())["rows"]
+            print(f"{variant}, seed {seed}", file=sys.stderr)
+            entries = train_and_score(config, workdir, "latest")
             rows.setdefault(variant, []).append(next(iter(entries.values())))
         print(format_rows(rows, finished=seed == seeds[-1]))
     table = {variant: across_splits(entries) for variant, entries in rows.items()}
@@ -82,6 +78,8 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunStoppedError as stopped:
+        return stopped.status
     return 0
 
 

@@ -1,15 +1,15 @@
 """Every split of a data set: train, score, mean and deviation. See scripts/splits.sh."""
 
-import json
 import sys
 from pathlib import Path
 
+from stf_jax.compilation import use_compilation_cache
 from stf_jax.config import Config
 from stf_jax.errors import UserError
-from stf_jax.evaluate import SCORES_FILE, evaluate_workdir
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
-from stf_jax.training.loop import train
+from stf_jax.scored_run import train_and_score
+from stf_jax.training.stop_request import RunStoppedError
 
 
 def split_names(config: Config) -> list[str]:
@@ -19,6 +19,14 @@ def split_names(config: Config) -> list[str]:
         raise UserError(
             f"{config.data.root}: no partitions_NN.pkl; expected one a split, as "
             "`python -m stf_jax.prepare ilids-vid` (or prid2011) writes"
+        )
+    # The first one is written last: without it the others are those of an unfinished layout.
+    expected = [f"partitions_{split:02d}.pkl" for split in range(len(found))]
+    if found != expected:
+        missing = next(name for name in expected if name not in found)
+        raise UserError(
+            f"{config.data.root}: has {len(found)} splits up to {found[-1]}, but no {missing}; run "
+            "the command that prepared it again"
         )
     return found
 
@@ -42,13 +50,13 @@ def main() -> int:
     try:
         config = read_config(options, overrides)
         rows: dict[str, list[dict]] = {}
-        for name in split_names(config):
+        names = split_names(config)
+        use_compilation_cache(config.compilation_cache)
+        for name in names:
             config.data.partitions = name
             workdir = options.workdir / Path(name).stem
-            if not (workdir / SCORES_FILE).is_file():
-                train(config, workdir)
-                evaluate_workdir(config, workdir, options.checkpoint)
-            for label, row in json.loads((workdir / SCORES_FILE).read_text())["rows"].items():
+            print(f"{name} ({len(names)} splits) in {workdir}", file=sys.stderr)
+            for label, row in train_and_score(config, workdir, options.checkpoint).items():
                 rows.setdefault(label, []).append(row)
         print(summary(rows))
         write_scores(
@@ -58,6 +66,8 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunStoppedError as stopped:
+        return stopped.status
     return 0
 
 

@@ -167,7 +167,11 @@ def _match(config: Config, options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, or 2 for bad input, told on standard error."""
+    """Run the command; return its exit status.
+
+    0; 2 for bad input, told on standard error; 143 or 130 for training that SIGTERM or Ctrl-C
+    stopped before its last step.
+    """
     options, overrides = parse(sys.argv[1:] if argv is None else argv)
     try:
         config = read_config(options, overrides)
@@ -180,8 +184,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         use_compilation_cache(config.compilation_cache)
         if options.mode == "train":
             from stf_jax.training.loop import train
+            from stf_jax.training.stop_request import RunStoppedError
 
-            train(config, options.workdir)
+            try:
+                train(config, options.workdir)
+            except RunStoppedError as stopped:
+                return stopped.status
         elif options.mode == "evaluate":
             from stf_jax.evaluate import evaluate_workdir
 

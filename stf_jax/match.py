@@ -41,7 +41,8 @@ def match_tracklets(
 ) -> Matches:
     """Rank `gallery` for every tracklet of `query`; equal distances by gallery row.
 
-    A tracklet is not matched with itself where both sets hold it. With a `calibration`
+    A tracklet is not matched with itself where both sets hold it; one of which no image could be
+    read is in no list and has an empty one. With a `calibration`
     (`evaluation.calibration.fit_calibration`) each entry gets a probability.
 
     Raises:
@@ -61,8 +62,10 @@ def match_tracklets(
     distances = pairwise_distances(query.features, gallery.features, metric=distance)
     first_images = np.array([_first_image(gallery, g) for g in range(gallery.num_tracklets)])
     lists = empty_lists(query.num_tracklets, min(top, gallery.num_tracklets))
-    for row in range(query.num_tracklets):
-        fill_list(lists, row, distances[row], first_images != _first_image(query, row))
+    seen = gallery.features.any(axis=1)
+    for row in np.flatnonzero(query.features.any(axis=1)):
+        others = first_images != _first_image(query, int(row))
+        fill_list(lists, int(row), distances[row], seen & others)
     return Matches(
         query,
         gallery,

@@ -270,6 +270,17 @@ def test_nobody_is_matched_with_the_same_tracklet(features: FeatureSet) -> None:
         assert sorted(entries) == [-1, *(r for r in range(3 * PEOPLE) if r != row)]
 
 
+def test_a_tracklet_without_a_readable_image_matches_nothing(features: FeatureSet) -> None:
+    blank = features.features.copy()
+    blank[2] = 0
+    some = dataclasses.replace(features, features=blank)
+    matches = stf_jax.match_tracklets(features, some, top=features.num_tracklets)
+    assert 2 not in matches.entries
+    matches = stf_jax.match_tracklets(some, features, top=features.num_tracklets)
+    assert (matches.entries[2] == -1).all()
+    assert (np.delete(matches.entries, 2, axis=0)[:, 0] >= 0).all()
+
+
 def test_what_does_not_fit(features: FeatureSet, tmp_path: Path) -> None:
     shorter = dataclasses.replace(features, features=features.features[:, :4])
     with pytest.raises(UserError, match="features of 4 numbers, the gallery's have 8"):

@@ -20,6 +20,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import sys
 import threading
 from collections import OrderedDict
@@ -238,6 +239,31 @@ def frame_reader(
     return read
 
 
+def build(builder: VideoReid, layout: Path) -> None:
+    """Builds the data set of one layout: its folder appears whole or not at all.
+
+    tfds writes into a folder `incomplete.*` beside it and renames that at the end. Those that
+    killed builds of the same data set left are removed first, so do not run two at a time.
+
+    Raises:
+        UserError: a layout with errors, an image that is gone, a full disk or a folder that cannot
+            be written.
+    """
+    folder = Path(os.fspath(builder.data_path))
+    try:
+        for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
+            shutil.rmtree(left)
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=layout)
+        )
+    except (OSError, RuntimeError) as error:  # RuntimeError: from the writer of array records
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{folder}: cannot be built ({reason}); nothing of it was kept; mend it and run the "
+            "same command again"
+        ) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds the data set of one layout; returns 0, or 2 for bad input, told on standard error."""
     parser = argparse.ArgumentParser(
@@ -266,13 +292,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"{builder.data_path}: is built already; remove it or give another --name"
             )
-        # tfds writes into another folder and renames it when it is whole.
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(manual_dir=args.layout)
-        )
+        build(builder, args.layout)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command starts the data set anew", file=sys.stderr)
+        return 130
     for split, info in builder.info.splits.items():
         print(f"{split}: {info.num_examples:,} tracklets, {info.num_bytes:,} bytes")
     print(f"written: {builder.data_path}")

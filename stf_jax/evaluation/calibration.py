@@ -63,7 +63,12 @@ def fit_calibration(features: FeatureSet, *, metric: str = "euclidean") -> Calib
     Raises:
         UserError: no query, no matching or no other pair, or matches no nearer than others.
     """
-    rows = select_rows("step", person_ids=features.person_ids, marks=features.marks)
+    rows = select_rows(
+        "step",
+        person_ids=features.person_ids,
+        marks=features.marks,
+        features=features.features,
+    )
     query, gallery = features.select(rows.query), features.select(rows.gallery)
     histogram = distance_histogram(
         pairwise_distances(query.features, gallery.features, metric=metric),

@@ -190,7 +190,12 @@ def _run(options: argparse.Namespace) -> None:
     if options.gallery is not None:
         gallery, queries = read_features(options.gallery), np.arange(features.num_tracklets)
     else:
-        rows = select_rows(options.protocol, person_ids=features.person_ids, marks=features.marks)
+        rows = select_rows(
+            options.protocol,
+            person_ids=features.person_ids,
+            marks=features.marks,
+            features=features.features,
+        )
         gallery, queries = features.select(rows.gallery), rows.query
     row = _find_query(features, queries, options.query, options.features)
     one = features.select(np.array([row]))

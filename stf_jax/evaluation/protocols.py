@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stf_jax.data.partitions import GALLERY, MULTI_QUERY, QUERY
+from stf_jax.errors import UserError
 from stf_jax.evaluation.arguments import (
     ArgumentError,
     checked_choice,
@@ -45,7 +46,7 @@ class PooledQueries:
 
 
 def select_rows(
-    protocol: str, *, person_ids, marks, cameras=None, multi_query: bool = False
+    protocol: str, *, person_ids, marks, cameras=None, features=None, multi_query: bool = False
 ) -> ProtocolRows:
     """The query and gallery rows of a test table of N tracklets.
 
@@ -55,10 +56,14 @@ def select_rows(
         marks: [N] integers: 0 query, 1 gallery, 2 multi-query.
         cameras: [N] integers or None; only their count is looked at, because cameras kept per frame
             beside identities kept per tracklet remove the wrong entries without a sound.
+        features: [N, D] or None; a tracklet whose feature is all zero (no image of it could be
+            read) is neither query nor gallery: at its distance of 1 to everything it would come
+            before entries that were seen.
         multi_query: queries are rows marked 0 or 2 (to be pooled by `pool_queries`), not 0 alone.
 
     Raises:
         ArgumentError: naming the argument whose length, dtype or value is wrong; no query row.
+        UserError: no query has an image that could be read.
     """
     checked_choice("protocol", protocol, PROTOCOLS)
     person_ids = checked_labels("person_ids", person_ids)
@@ -80,7 +85,16 @@ def select_rows(
         "step+queries": person_ids != JUNK_ID,
         "step": marks == GALLERY,
     }
-    return ProtocolRows(query=query, gallery=np.flatnonzero(in_gallery[protocol]))
+    gallery = np.flatnonzero(in_gallery[protocol])
+    if features is not None:
+        seen = np.any(checked_matrix("features", features, (len(marks), None)) != 0, axis=1)
+        if not seen[query].any():
+            raise UserError(
+                f"no image of any of the {len(query)} queries could be read; mend the data: "
+                "`python -m stf_jax.prepare verify` lists what is wrong"
+            )
+        query, gallery = query[seen[query]], gallery[seen[gallery]]
+    return ProtocolRows(query=query, gallery=gallery)
 
 
 def pool_queries(features, *, person_ids, cameras, how: str = "mean") -> PooledQueries:

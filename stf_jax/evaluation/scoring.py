@@ -1,5 +1,6 @@
 """A model and a table of test tracklets -> features and scores."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from stf_jax.models import TemporalFusionNet
 
 # Batches from which on another compiled size is worth its compilation.
 MANY_BATCHES = 200
+
+_LOG = logging.getLogger(__name__)
 
 
 def extract_table(
@@ -73,6 +76,16 @@ def extract_table(
             weighting=evaluation.chunk_weighting,
             progress=bar.update,
         )
+    unread = np.flatnonzero(found.num_frames == 0)
+    if len(unread):
+        _LOG.warning(
+            "%s: of %d of %d tracklets no image could be read (e.g. that of %s); they are left "
+            "out of queries and gallery",
+            table.image_dir,
+            len(unread),
+            table.num_tracklets,
+            table.names.tolist()[table.offsets[unread[0]]].decode("utf-8", "backslashreplace"),
+        )
     missed = int(table.num_frames - found.num_frames.sum())
     if missed and data.on_corrupt == "error":
         raise RuntimeError(f"{missed} of {table.num_frames} frames entered no feature")
@@ -109,14 +122,16 @@ def protocol_distances(
 ) -> ProtocolDistances:
     """Return the distances that `protocol` ranks by, of `features` [N, D].
 
-    `multi_query` is "", or "mean" or "max" of each (person, camera)'s query features
-    (`pool_queries`), tracklets marked multi-query among them.
+    Tracklets of which no image could be read are left out. `multi_query` is "", or "mean" or "max"
+    of each (person, camera)'s query features (`pool_queries`), tracklets marked multi-query among
+    them.
     """
     rows = select_rows(
         protocol,
         person_ids=table.person_ids,
         marks=table.marks,
         cameras=table.cameras,
+        features=features,
         multi_query=bool(multi_query),
     )
     query, gallery = features[rows.query], features[rows.gallery]

@@ -51,7 +51,8 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
     """Write `tensors` in the format that the suffix tells; the file appears whole or not at all.
 
-    Raises UserError: a suffix not in `FORMATS`, no such folder, bfloat16 in .npz, no PyTorch.
+    Raises UserError: a suffix not in `FORMATS`, no such folder, one that cannot be written, a full
+    disk, bfloat16 in .npz, no PyTorch.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -61,9 +62,10 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
         raise UserError(f"{path}: folder {path.parent} does not exist; create it first")
     # Not ascontiguousarray, which makes a scalar a vector.
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    scratch = ""
     try:
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        os.close(handle)
         if suffix == ".safetensors":
             safetensors.numpy.save_file(arrays, scratch, metadata={"format": "np"})
         elif suffix == ".npz":
@@ -72,8 +74,12 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
             _write_torch(path, scratch, arrays)
         os.chmod(scratch, 0o644)
         os.replace(scratch, path)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each writer has its own
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise UserError(f"{path}: cannot be written ({reason}); make room or name another") from None
     finally:
-        Path(scratch).unlink(missing_ok=True)
+        if scratch:
+            Path(scratch).unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """From a tracklet's description to its pictures."""
 
-import os
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ from stf_jax.prepare.appearance import Appearance, draw_appearance
 from stf_jax.prepare.cloth import Wardrobe, darker, make_wardrobe
 from stf_jax.prepare.exact import between, generator
 from stf_jax.prepare.figures import Stance, draw_person
+from stf_jax.prepare.output import whole_file
 from stf_jax.prepare.passages import Moment, Passage, decide_passage
 from stf_jax.prepare.scenes import Camera, draw_camera, take_picture
 from stf_jax.prepare.streets import draw_obstacle, draw_street
@@ -157,10 +157,9 @@ def write_take(film: Film, take: Take, names: tuple[str, ...], folder: Path) -> 
     skip = {offset for offset, name in enumerate(names) if not name}
     for offset, image in shoot(film, take, skip=skip):
         path = folder / names[offset]
-        part = path.with_name(path.name + ".part")
-        if path.suffix == ".png":
-            image.save(part, format="PNG", compress_level=1)
-        else:
-            image.save(part, format="JPEG", quality=95, subsampling=0, optimize=False)
-        os.replace(part, path)
+        with whole_file(path) as part:
+            if path.suffix == ".png":
+                image.save(part, format="PNG", compress_level=1)
+            else:
+                image.save(part, format="JPEG", quality=95, subsampling=0, optimize=False)
     return len(names) - len(skip)

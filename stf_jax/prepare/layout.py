@@ -1,15 +1,14 @@
 """Writing the project's layout: the name of an image, and the partitions file beside the images."""
 
-import contextlib
 import os
 import pickle
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from stf_jax.data.checks import Findings
 from stf_jax.data.partitions import tables
 from stf_jax.errors import UserError
+from stf_jax.prepare.output import whole_file
 
 EXTENSIONS = ("png", "jpg", "jpeg")
 
@@ -99,8 +98,8 @@ def write_partitions(
     A subset that is empty or None is left out of the file.
 
     Raises:
-        UserError: nothing to write, or a file that `load_layout` would refuse; nothing is
-            written then. Whether the images exist is not looked at.
+        UserError: nothing to write, a file that `load_layout` would refuse, or a full disk;
+            nothing is written then. Whether the images exist is not looked at.
     """
     path = Path(root) / filename
     values: dict[str, object] = {}
@@ -128,18 +127,8 @@ def write_partitions(
         raise UserError("\n".join(findings.errors))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            pickle.dump(values, file, protocol=4)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp made it readable by its owner only
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with whole_file(path) as part, open(part, "wb") as file:
+        pickle.dump(values, file, protocol=4)
+        file.flush()
+        os.fsync(file.fileno())
     return path

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from stf_jax.errors import UserError
+from stf_jax.prepare.mot_dialects import refuse_other_format
 
 SHOWN_FINDINGS = 5
 
@@ -56,12 +57,16 @@ def _raise_findings(findings: list[str]) -> None:
 
 def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The file as a table [n, columns] of finite float64, and the line number of each row."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected one file of tracks for the whole video")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such track file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable text file ({error})") from None
+        raise UserError(
+            f"{path}: not a readable text file ({error}); expected UTF-8, which ASCII is, too"
+        ) from None
     rows: list[list[float]] = []
     numbers: list[int] = []
     findings: list[str] = []
@@ -69,6 +74,8 @@ def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         fields = _fields(line)
+        if not rows and not findings:
+            refuse_other_format(path, number, fields)
         values = [_number(field) for field in fields]
         bad = [field for field, value in zip(fields, values, strict=True) if value is None]
         if bad:
@@ -147,9 +154,10 @@ def _check_duplicates(path: Path, table: np.ndarray, lines: np.ndarray) -> None:
 def _classes_and_visibilities(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Columns 8 and 9 where they hold a class and a visibility.
 
-    Ten columns are ambiguous: three world coordinates (filled with -1 in two dimensions), or an
-    annotation with one column more. Only the second has whole numbers followed by shares of one
-    throughout.
+    Ten columns are ambiguous: three world coordinates (filled with -1 in two dimensions), an
+    annotation with one column more, or a tracker's class followed by two times -1. Only the second
+    has whole numbers followed by shares of one throughout. A visibility is an annotation's, whose
+    seventh column is a flag; where that is a confidence, the ninth is a tracker's own number.
     """
     count, columns = table.shape
     classes, visibilities = np.full(count, -1, np.int64), np.full(count, np.nan)
@@ -158,8 +166,10 @@ def _classes_and_visibilities(table: np.ndarray) -> tuple[np.ndarray, np.ndarray
     eighth = table[:, 7]
     ninth = table[:, 8] if columns > 8 else visibilities
     is_class = bool(np.all(eighth == np.floor(eighth)) and np.any(eighth >= 0))
-    is_share = columns > 8 and bool(np.all((ninth >= 0) & (ninth <= 1)))
-    if is_class and (columns < 10 or is_share):
+    has_flags = bool(np.all(np.isin(table[:, 6], (0, 1))))
+    is_share = columns > 8 and has_flags and bool(np.all((ninth >= 0) & (ninth <= 1)))
+    is_filled = columns == 10 and bool(np.all(table[:, 8:] == -1))
+    if is_class and (columns < 10 or is_share or is_filled):
         classes = eighth.astype(np.int64)
         if is_share:
             visibilities = ninth
@@ -176,8 +186,11 @@ def read_tracks(path: str | os.PathLike[str], *, first_frame: int = 1) -> TrackF
     - 6, 7: frame, id, left, top, width, height [, confidence];
     - 8, 9: the same, then a class [, visibility] (MOT16, MOT17 and MOT20 ground truth; trackers
       of several classes, which fill the ninth column with -1);
-    - 10: the same with three world coordinates, ignored (results, MOT15), or class, visibility
-      and a column to ignore (annotation tools).
+    - 10: the same with three world coordinates, ignored (results, MOT15), class, visibility
+      and a column to ignore (annotation tools), or a class and two times -1 (trackers of several
+      classes).
+
+    What is often taken for such a file is refused by name (see `mot_dialects.other_format`).
 
     Where there is a visibility the file is an annotation whose seventh column is a flag: boxes
     with 0 there are not to be considered, and are left out (counted in `ignored`).

@@ -1,6 +1,5 @@
 """Writing crops so that an interrupted run goes on, and nothing half-written looks whole."""
 
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from stf_jax.errors import UserError
 from stf_jax.prepare.mot_summary import Camera
 from stf_jax.prepare.mot_tracks import TrackFile
+from stf_jax.prepare.output import whole_file
 from stf_jax.prepare.video import Video, read_frames
 
 
@@ -25,12 +25,11 @@ def too_short(video: Video, tracks: TrackFile, num_frames: int) -> UserError:
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    if path.suffix == ".png":
-        Image.fromarray(pixels).save(part, format="PNG")
-    else:
-        Image.fromarray(pixels).save(part, format="JPEG", quality=95)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        if path.suffix == ".png":
+            Image.fromarray(pixels).save(part, format="PNG")
+        else:
+            Image.fromarray(pixels).save(part, format="JPEG", quality=95)
 
 
 def write_images(

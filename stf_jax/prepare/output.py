@@ -1,17 +1,38 @@
 """The folder that a command writes: claimed once, gone on with after an interruption."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from stf_jax.errors import UserError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives the name of a part file to write, which becomes `path` once the block has ended well.
+
+    Raises:
+        UserError: for any OSError in the block, such as a full disk; the part is removed then.
+    """
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); mend it and run the same "
+            "command again, it goes on where it was"
+        ) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all; raises UserError where it cannot be written."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")
 
 
 def claim_output(root: Path, receipt: dict[str, object]) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from stf_jax.data.partitions import GALLERY, QUERY, TrackletTable
+from stf_jax.prepare.output import whole_file
 
 _MARGIN = 70  # pixels, for the label at the left
 
@@ -69,4 +70,6 @@ def save_preview(path: Path, table: TrackletTable, *, identities: int = 6, rows:
         own = np.flatnonzero(table.person_ids == person)
         firsts = own[np.unique(table.cameras[own], return_index=True)[1]]
         chosen += sorted([*firsts, *np.setdiff1d(own, firsts)][:rows])
-    Image.fromarray(contact_sheet(table, chosen)).save(path)
+    sheet = Image.fromarray(contact_sheet(table, chosen))
+    with whole_file(path) as part:
+        sheet.save(part, format="PNG" if path.suffix.lower() == ".png" else "JPEG")

@@ -146,6 +146,8 @@ def read_plan(args: argparse.Namespace) -> Plan:
         wrong.append(f"--train-identities {train}: expected 0 to {args.identities} (--identities)")
     if args.preview is not None and args.preview.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         wrong.append(f"--preview {args.preview}: expected a name that ends in .png or .jpg")
+    elif args.preview is not None and not args.preview.parent.is_dir():
+        wrong.append(f"--preview {args.preview}: no folder {args.preview.parent}; make it first")
     if wrong:
         raise UserError("\n".join(wrong))
     numbers = {name: getattr(args, name) for name in least}

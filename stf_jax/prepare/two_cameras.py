@@ -137,7 +137,8 @@ def write_splits(
     placed = place_images(
         source, files, output, targets, receipt=receipt, copy=copy, partitions=partitions
     )
-    for split, filename in zip(splits, partitions, strict=True):
+    # partitions_00.pkl comes last: where it is, the layout is whole.
+    for split, filename in reversed(list(zip(splits, partitions, strict=True))):
         test = [(names[person, camera], camera) for camera in (1, 2) for person in split.test]
         write_partitions(
             output,

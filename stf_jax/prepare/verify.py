@@ -160,14 +160,19 @@ def _unlisted(image_dir: Path, names: Sequence[str]) -> list[str]:
 def _fix(
     root: Path, name: str, values: Mapping[str, object], entries: Sequence[Entries]
 ) -> list[str]:
-    notes = write_mended(root, name, values, entries)
     dropped = [
         f"{subset.subset}\t{image}\t{reason}\n"
         for subset in entries
         for image, reason in zip(subset.names, subset.reasons, strict=True)
         if reason
     ]
+    # The partitions file comes last: where it is, so is the list of what it lacks.
     write_text(root / f"{name}.dropped", "".join(dropped))
+    try:
+        notes = write_mended(root, name, values, entries)
+    except UserError:
+        (root / f"{name}.dropped").unlink()
+        raise
     shown = [f"dropped: {line.rstrip().replace(chr(9), ': ')}" for line in dropped[:20]]
     if len(dropped) > len(shown):
         shown.append(f"dropped: and {len(dropped) - len(shown):,} more, all in {name}.dropped")

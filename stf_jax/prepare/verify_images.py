@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,27 @@ class ImageChecks:
     digests: UInt64[np.ndarray, " n"]  # of the bytes; 0 where there are none
 
 
+def _is_whole(data: bytes, kind: str) -> bool:
+    """Checks what Pillow forgives and the decoder of training does not.
+
+    A JPEG's end marker: files that a crash left at full length, their end all zeros, lack it. (In
+    its pixels 0xff is followed by 0 or a restart marker, so no marker is there by chance.) A PNG's
+    chunks, with their check sums, up to the last one.
+    """
+    if kind == "JPEG":
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    start = 8
+    while start + 12 <= len(data):
+        length = int.from_bytes(data[start : start + 4], "big")
+        stop = start + 8 + length
+        if zlib.crc32(data[start + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "big"):
+            return False
+        if data[start + 4 : start + 8] == b"IEND":
+            return True
+        start = stop + 4
+    return False
+
+
 def _check(path: str) -> tuple[str, str, int, int, int]:
     """Problem, kind, height, width and digest of one file."""
     try:
@@ -47,6 +69,14 @@ def _check(path: str) -> tuple[str, str, int, int, int]:
             if image.format not in FORMATS:
                 return f"is {image.format}, not JPEG or PNG", kind, height, width, digest
             image.load()
+            if not _is_whole(data, image.format):
+                return (
+                    "does not decode (its end is missing or damaged)",
+                    kind,
+                    height,
+                    width,
+                    digest,
+                )
     except Exception as error:  # Pillow raises whatever the bytes lead it into
         reason = "not an image" if not kind else f"does not decode ({error!s:.60})"
         return reason, kind, height, width, digest

@@ -28,7 +28,7 @@ from stf_jax.training.schedules import settings_from_config
 from stf_jax.training.start import starting_variables
 from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
-from stf_jax.training.stop_request import StopRequest
+from stf_jax.training.stop_request import RunStoppedError, StopRequest
 
 # What a resumed run may have changed: nothing that is learnt depends on it.
 FREE_KEYS = (
@@ -141,9 +141,10 @@ def _training_batches(
 def train(config: Config, workdir: Path) -> dict[str, float]:
     """Train as `config` says, in `workdir`; go on where an earlier run there stopped.
 
-    Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if the
-    run was told to stop before one. Raises UserError for a bad config, bad data, a workdir of
-    another run, or a loss that is no longer finite.
+    Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if there
+    was none. Raises RunStoppedError where it was told to stop (SIGTERM, Ctrl-C) before the last
+    step; UserError for a bad config, bad data, a workdir of another run, or a loss that is no
+    longer finite.
     """
     check_config(config)
     check_augment_options(config.augment)
@@ -295,6 +296,8 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
             watch.wait()
             store()
             say(f"{stop.name}: stopped after step {step}; the same command goes on from there")
+            if step < total_steps:
+                raise RunStoppedError(stop.name)
         elif last_evaluated != step:
             say(f"nothing left to train: {step} of {total_steps} steps were done before")
     return scores

@@ -29,8 +29,8 @@ def starting_variables(
         found, fresh = checkpoint.restore_model(
             Path(source) / "checkpoints", variables, "best", optional
         )
-        for name in fresh:
-            report(f"{source}: {name} does not fit this run and starts from random values")
+        for line in fresh:
+            report(f"{source}: re-initialised, as it does not fit this run: {line}")
         report(f"starting from the best checkpoint of {source}")
         return found
     found, summary = load_pretrained(source, model, variables, partial=config.pretrained_partial)

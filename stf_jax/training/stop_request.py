@@ -4,6 +4,17 @@ import signal
 from typing import Any
 
 
+class RunStoppedError(Exception):
+    """A run ended before its last step because it was told to; its checkpoint is written.
+
+    `status` is what shells expect of a program that a signal ended: 128 and the signal's number.
+    """
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(signal_name)
+        self.status = 128 + signal.Signals[signal_name].value
+
+
 class StopRequest:
     """Turns SIGTERM and the first Ctrl-C into a flag: finish the step, save, leave."""
 

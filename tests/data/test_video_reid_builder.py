@@ -1,6 +1,9 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -205,3 +208,67 @@ def test_a_missing_image_stops_the_build(tmp_path):
     folder = tmp_path / "data" / "video_reid" / "default" / "1.0.0"
     assert not (folder / "dataset_info.json").exists()
     shutil.rmtree(tmp_path / "data", ignore_errors=True)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from stf_jax.data import video_reid_builder
+
+read, left = Path.read_bytes, [9]
+
+def deadly(path):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(path)
+
+Path.read_bytes = deadly
+video_reid_builder.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_looks_whole_and_is_built_anew(tmp_path, capsys):
+    write_layout(tmp_path / "people")
+    words = ["--layout", str(tmp_path / "people"), "--data-dir", str(tmp_path / "data")]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    parent = tmp_path / "data" / "video_reid" / "people"
+    (left,) = parent.iterdir()
+    assert left.name.startswith("incomplete.")
+    assert video_reid_builder.main(words) == 0
+    assert [path.name for path in parent.iterdir()] == ["1.0.0"]
+    table = loaded(parent / "1.0.0", "test", check_files=False)
+    read = video_reid_builder.frame_reader(parent / "1.0.0", "test", table)
+    images = tmp_path / "people" / "images"
+    assert read(np.arange(table.num_frames)) == [
+        (images / name.decode()).read_bytes() for name in table.names
+    ]
+
+
+def test_what_cannot_be_written_or_read_is_one_line(tmp_path, capsys, monkeypatch):
+    write_layout(tmp_path / "people")
+    (tmp_path / "file").write_text("")
+    words = ["--layout", str(tmp_path / "people"), "--data-dir"]
+    assert video_reid_builder.main([*words, str(tmp_path / "file" / "data")]) == 2
+    error = capsys.readouterr().err
+    assert "people/1.0.0: cannot be built (" in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+    def vanish(root, *args, **options):
+        layout = load_layout(root, *args, **options)
+        for path in sorted((root / "images").iterdir())[:1]:
+            path.unlink()
+        monkeypatch.setattr(video_reid_builder, "load_layout", no_check)
+        return layout
+
+    def no_check(root, *args, **options):
+        return load_layout(root, *args, **options | {"check_files": False})
+
+    monkeypatch.setattr(video_reid_builder, "load_layout", vanish)
+    assert video_reid_builder.main([*words, str(tmp_path / "data")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "people/1.0.0: cannot be built (" in error
+    assert "No such file or directory" in error
+    assert not list((tmp_path / "data").rglob("dataset_info.json"))
+    assert not list((tmp_path / "data" / "video_reid" / "people").iterdir())

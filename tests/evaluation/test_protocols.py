@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from stf_jax.errors import UserError
 from stf_jax.evaluation import pool_queries, rank_gallery, select_rows
 
 IDS = np.array([-1, 0, 2, 2, 2, 4, 4, 6])
@@ -28,6 +29,17 @@ def test_multi_query_rows():
     rows = select_rows("step", person_ids=IDS, marks=MARKS, multi_query=True)
     np.testing.assert_array_equal(rows.query, [2, 4, 5, 7])
     np.testing.assert_array_equal(rows.gallery, [0, 1, 3, 6])
+
+
+def test_tracklets_without_a_readable_image_are_left_out():
+    features = np.ones((8, 3), np.float32)
+    features[[0, 3, 5]] = 0
+    rows = select_rows("mars-official", person_ids=IDS, marks=MARKS, features=features)
+    np.testing.assert_array_equal(rows.query, [2, 7])
+    np.testing.assert_array_equal(rows.gallery, [1, 2, 4, 6, 7])
+    features[:] = 0
+    with pytest.raises(UserError, match="no image of any of the 3 queries could be read"):
+        select_rows("step", person_ids=IDS, marks=MARKS, features=features)
 
 
 def test_protocols_differ_as_published():
@@ -57,6 +69,7 @@ def test_protocols_differ_as_published():
         ({"marks": np.ones(8, int)}, "marks"),
         ({"person_ids": IDS.astype(str)}, "person_ids"),
         ({"protocol": "mars"}, "protocol"),
+        ({"features": np.ones((7, 2))}, "features"),
     ],
 )
 def test_bad_tables_are_named(changes, name):

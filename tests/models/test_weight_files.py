@@ -1,4 +1,6 @@
+import importlib.util
 import pickle
+import subprocess
 import sys
 
 import ml_dtypes
@@ -169,3 +171,30 @@ def test_pth_cannot_run_code(tmp_path, torch):
             torch.save({"w": Bomb(trace)}, path)
         assert "not a PyTorch file of plain tensors" in error_of(read_tensors, path)
     assert not trace.exists()
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from stf_jax.errors import UserError
+from stf_jax.models.weight_files import write_tensors
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for path in sys.argv[1:]:
+    try:
+        write_tensors(path, {"w": np.ones(10_000)})
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    suffixes = ["npz", "safetensors", *(["pth"] if importlib.util.find_spec("torch") else [])]
+    paths = [str(tmp_path / f"w.{suffix}") for suffix in suffixes]
+    command = [sys.executable, "-c", FULL, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(paths)
+    for line, path in zip(lines, paths, strict=True):
+        assert line.startswith(f"{path}: cannot be written (")
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Writing layouts: what is written is read back, refused input writes nothing."""
 
+import errno
 import itertools
 import pickle
 import stat
@@ -160,9 +161,9 @@ def test_refused_input_leaves_the_old_file(tmp_path, change, part):
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("stf_jax.prepare.layout.os.fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match=r"partitions\.pkl: cannot be written \(No space left"):
         write_partitions(tmp_path, trainval=TRAINVAL, test=TEST, test_marks=[0, 1])
     assert list(tmp_path.iterdir()) == []

@@ -74,6 +74,29 @@ def test_tracker_with_classes(write):
     assert np.isnan(tracks.visibilities).all()
 
 
+@pytest.mark.parametrize(
+    ("line", "classes"),
+    [
+        ("{f},{i},9.50,4.00,9.00,10.00,0.87,-1,-1,-1", [-1]),  # ByteTrack
+        ("{f},{i},9.50,4.00,9.00,10.00,1,-1,-1,-1", [-1]),  # DeepSORT, SORT
+        ("{f} {i} 9.5 4 9 10 -1 -1 -1 2 ", [-1]),  # YOLO and DeepSORT: the camera comes last
+        ("{f},{i},9.5,4,9,10,0,{c},-1", [0, 2]),  # BoxMOT, its confidences cut to whole numbers
+        ("{f},{i},9.5,4,9,10,0.8,{c},{c}", [0, 2]),  # BoxMOT, then the number of the detection
+        ("{f},{i},9.5,4,9,10,0.8,{c},-1,-1", [0, 2]),  # ByteTrack of several classes
+        ("{f},{i},9.5,4,9,10,1,{i},1", [1, 2]),  # DanceTrack, SportsMOT ground truth
+        ("{f:.18e} {i:.18e} 9.5 4 9 10 0.8", [-1]),  # numpy.savetxt
+    ],
+)
+def test_what_trackers_write(write, line, classes):
+    rows = [line.format(f=f, i=i, c=2 * (i - 1)) for f in (1, 2) for i in (1, 2)]
+    tracks = read_tracks(write("\n".join(rows) + "\n"))
+    assert tracks.ids.tolist() == [1, 1, 2, 2]
+    assert tracks.frames.tolist() == [0, 1, 0, 1]
+    assert tracks.boxes.tolist() == [[9.5, 4, 9, 10]] * 4
+    assert sorted(set(tracks.classes.tolist())) == classes
+    assert tracks.ignored == 0
+
+
 def test_frames_from_zero(write):
     path = write("0,1,1,2,3,4\n5,1,1,2,3,4\n")
     assert read_tracks(path, first_frame=0).frames.tolist() == [0, 5]
@@ -89,6 +112,15 @@ def test_frames_from_zero(write):
         ("1,1,1,2,3,nan\n", 1, "'nan' is not a finite number"),
         ("1,1,1,,3,4\n", 1, "'' is not a finite number"),
         ("0 1 Pedestrian 0 0 -1 1 2 3 4\n", 1, "'Pedestrian'"),
+        (f"0 1 Car 0 0 -1.7 1 2 3 4{' -1' * 7}\n", 1, "is in KITTI's format"),
+        (f"0 1 Car 0 0 -1.7 1 2 3 4{' -1' * 7} 0.9\n", 1, "is in KITTI's format"),
+        ("frame,id,x,y,w,h\n1,1,1,2,3,4\n", 1, "begins with a header (frame,id,x,y,w,h)"),
+        ('"frame id" bb_left\n1 1 1 2 3 4\n'.replace(" id", ""), 1, "begins with a header"),
+        ("0 0.481 0.634 0.043 0.32 3\n", 1, "looks like YOLO labels of one frame"),
+        ("0 0.481 0.634 0.043 0.32 0.91 3\n", 1, "looks like YOLO labels of one frame"),
+        ("0 0.481 0.634 0.043 0.32\n", 1, "looks like YOLO labels of one frame"),
+        ("1;1;1;2;3;4\n", 1, "has semicolons"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3, 4]}]\n', 1, "is JSON"),
         ("1,1,1,2,3\n", 1, "5 columns"),
         ("1,1,1,2,3,4,1,1,1,1,1\n", 1, "11 columns"),
         ("1,1,1,2,3,4,1,-1,-1,-1\n2,1,1,2,3,4,1,-1\n", 2, "8 columns where line 1 has 10"),
@@ -107,7 +139,7 @@ def test_refused_with_file_and_line(write, text, line, words):
 
 
 def test_many_findings_are_counted(write):
-    message = refused(write("a,b\n" * 9))
+    message = refused(write("1,b\n" * 9))
     assert len(message.splitlines()) == 6
     assert "4 more" in message
 
@@ -116,5 +148,5 @@ def test_refused_files(write, tmp_path):
     assert "no such track file" in refused(tmp_path / "absent.txt")
     assert "no tracks in it" in refused(write("\n# nothing\n"))
     assert "not a readable text file" in refused(write(b"\xff\xfe\x00\x01"))
-    assert "not a readable text file" in refused(tmp_path)
+    assert "is a folder; expected one file of tracks" in refused(tmp_path)
     assert "all 1 boxes are flagged" in refused(write("1,1,9,4,9,10,0,7,1\n"))

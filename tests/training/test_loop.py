@@ -4,18 +4,27 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from stf_jax import scored_run
 from stf_jax.config import Config, load_config
+from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
+from stf_jax.models import build_model
+from stf_jax.models.pretrained import variables_to_torch
+from stf_jax.models.weight_files import write_tensors
+from stf_jax.prepare.__main__ import main as prepare_main
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.training import checkpoint, loop
 from stf_jax.training.metrics_log import read_metrics
+from stf_jax.training.state import init_variables
+from stf_jax.training.stop_request import RunStoppedError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -121,7 +130,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
     monkeypatch.setattr(loop, "parallel_train_step", stopping)
     config = tiny_config(layout)
-    loop.train(config, tmp_path)
+    with pytest.raises(RunStoppedError) as stopped:
+        loop.train(config, tmp_path)
+    assert stopped.value.status == 128 + 15
     assert "SIGTERM: stopped after step 3" in capsys.readouterr().err
     monkeypatch.setattr(loop, "parallel_train_step", real)
     loop.train(config, tmp_path)
@@ -173,8 +184,118 @@ def test_evaluation_of_the_workdir_equals_that_of_the_loop(
     assert (straight / "cmc.png").stat().st_size > 1000
 
 
-def test_training_starts_from_another_runs_checkpoint(
+def test_a_built_tfds_data_set_trains_and_scores_as_the_folder(
     straight: Path, layout: Path, tmp_path: Path, capsys
+) -> None:
+    data_dir = tmp_path / "tfds"
+    assert build_main(["--layout", str(layout), "--data-dir", str(data_dir)]) == 0
+    config = tiny_config(data_dir / "video_reid" / layout.name / "1.0.0")
+    config.data.source = "tfds"
+    folder, tfds = tmp_path / "folder", tmp_path / "run"
+    loop.train(config, tfds)
+    shutil.copytree(straight, folder)
+
+    assert losses(tfds) == losses(folder)
+    scored = [
+        [e | {"time": 0} for e in read_metrics(run / "metrics.jsonl") if "step/mAP" in e]
+        for run in (tfds, folder)
+    ]
+    assert scored[0] == scored[1]
+    for ours, theirs in zip(final_params(tfds), final_params(folder), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    # The other one's config, too: a run moves from one source to the other.
+    for run, source in ((tfds, config), (folder, tiny_config(layout))):
+        evaluate_workdir(source, run, "latest", report=True)
+    ours, theirs = (json.loads((run / "scores.json").read_text()) for run in (tfds, folder))
+    assert ours["rows"] == theirs["rows"]
+    with np.load(tfds / "features.npz") as ours, np.load(folder / "features.npz") as theirs:
+        assert set(ours) == set(theirs)
+        for name in set(ours) - {"image_dir"}:
+            np.testing.assert_array_equal(ours[name], theirs[name], name)
+    pictures = [
+        {
+            p.name: p.read_bytes()
+            for p in (run / "report").rglob("*")
+            if p.suffix in (".jpg", ".png")
+        }
+        for run in (tfds, folder)
+    ]
+    assert pictures[0] == pictures[1] != {}
+
+
+def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
+    layout: Path, tmp_path: Path, caplog, capsys
+) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(layout, root)
+    # Of people 0 and 1, who train: one frame and a whole tracklet. Of 5 and 6: likewise.
+    damaged = [image_name(0, 1, 1, 2), image_name(6, 1, 1, 4)]
+    damaged += [image_name(p, 2, 1, k) for p in (1, 5) for k in range(5)]
+    for name in damaged:
+        image = root / "images" / name
+        image.write_bytes(image.read_bytes()[:50])
+    config = tiny_config(root)
+    config.train.max_steps = 4
+    config.train.evaluate_every = 0
+    with pytest.raises(UserError, match=r"images/00000.*png: cannot be read .*data\.on_corrupt"):
+        loop.train(config, tmp_path / "error")
+
+    config.data.on_corrupt = "skip"
+    runs = tmp_path / "a", tmp_path / "b"
+    for run, threads in zip(runs, (1, 3), strict=True):
+        config.data.threads = threads
+        caplog.clear()
+        loop.train(config, run)
+        # Two epochs of whole tracklets would read 2 x 40 frames; each is told by name and number.
+        assert "png: cannot be read, left out" in caplog.text
+        assert "6 of 40 images could not be read and were left out" in caplog.text  # evaluation
+        assert "of 1 of 8 tracklets no image could be read (e.g. that of 000005_2" in caplog.text
+    assert losses(runs[0]) == losses(runs[1])
+    assert all(np.isfinite(list(losses(runs[0]).values())))
+    for ours, theirs in zip(final_params(runs[0]), final_params(runs[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    contents = evaluate_workdir(config, runs[0], "latest")
+    # Person 5's query has lost its only match, and is the only one without.
+    row = contents["rows"]["step"]
+    assert (row["gallery_size"], row["valid_queries"], row["num_queries"]) == (3, 3, 4)
+    # The same as of a layout without the damaged images; 6's frame is alone in its last chunk.
+    assert prepare_main(["verify", str(root), "--fix", "fixed.pkl"]) == 1
+    capsys.readouterr()
+    with np.load(runs[0] / "features.npz") as skipped:
+        whole = {name: skipped[name] for name in ("features", "num_frames", "person_ids")}
+    config.data.partitions, config.data.on_corrupt = "fixed.pkl", "error"
+    fixed = evaluate_workdir(config, runs[0], "latest")
+    assert fixed["rows"]["step"]["scores"] == row["scores"]
+    seen = whole["num_frames"] > 0
+    assert whole["num_frames"].tolist() == [5, 5, 5, 0, 4, 5, 5, 5]
+    np.testing.assert_array_equal(whole["features"][~seen], 0)
+    with np.load(runs[0] / "features.npz") as mended:
+        np.testing.assert_allclose(mended["features"], whole["features"][seen], atol=1e-6)
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[Any]:
+    """Gathers the variables that each run of the test starts from."""
+    found = []
+    real = loop.init_state
+
+    def spy(variables, optimizer):
+        found.append(jax.tree.map(np.array, variables))
+        return real(variables, optimizer)
+
+    monkeypatch.setattr(loop, "init_state", spy)
+    return found
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_training_starts_from_another_runs_checkpoint(
+    straight: Path, layout: Path, tmp_path: Path, started: list[Any], capsys
 ) -> None:
     other = make_layout(tmp_path / "other", identities=12)
     config = tiny_config(other)
@@ -182,8 +303,46 @@ def test_training_starts_from_another_runs_checkpoint(
     config.train.max_steps = 1
     loop.train(config, tmp_path / "run")
     said = capsys.readouterr().err
-    assert "classifier" in said
-    assert "starting from the best checkpoint" in said
+    misfit = "params/classifier/fc_0/kernel: found [8, 4] float32, expected [8, 6] float32"
+    assert f"{straight}: re-initialised, as it does not fit this run: {misfit}" in said
+    assert f"starting from the best checkpoint of {straight}" in said
+    fresh = init_variables(build_model(config.model, 6), config.seed, 32, 16)
+    template = init_variables(build_model(config.model, 4), 9, 32, 16)
+    theirs, _ = checkpoint.restore_model(straight / "checkpoints", template, "best")
+    theirs["params"]["classifier"] = fresh["params"]["classifier"]
+    assert_same(started[0], theirs)
+
+
+@pytest.mark.parametrize("kind", ["random", "imagenet backbone", "whole reference checkpoint"])
+def test_training_starts_from_random_weights_and_from_files(
+    kind: str, layout: Path, tmp_path: Path, started: list[Any], capsys
+) -> None:
+    config = tiny_config(layout)
+    config.train.max_steps = 1
+    model = build_model(config.model, 4)
+    random, theirs = (init_variables(model, seed, 32, 16) for seed in (config.seed, 7))
+    tensors = variables_to_torch(theirs)
+    if kind == "imagenet backbone":  # as torchvision names it, with its own classifier
+        backbone = {n.removeprefix("base."): t for n, t in tensors.items() if n.startswith("base.")}
+        tensors = backbone | {"fc.weight": np.ones((1000, 512)), "fc.bias": np.ones(1000)}
+        config.pretrained_partial = True
+    if kind != "random":
+        config.pretrained = str(tmp_path / "weights.safetensors")
+        write_tensors(config.pretrained, tensors)
+    loop.train(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    if kind == "random":
+        assert_same(started[0], random)
+    elif kind == "imagenet backbone":
+        for group in ("params", "batch_stats"):
+            expected = {**random[group], "backbone": theirs[group]["backbone"]}
+            assert_same(started[0][group], expected)
+        assert "re-initialised: classifier, the file has none" in said
+        assert "not used: fc.weight, the ImageNet classifier" in said
+    else:
+        assert_same(started[0], theirs)
+        assert "re-initialised" not in said
+    assert np.isfinite(losses(tmp_path / "run")[1])
 
 
 def test_missing_data_is_one_clear_line(tmp_path: Path) -> None:
@@ -222,8 +381,33 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     splits = script("splits")
     argv = tiny_arguments(tiny_config(root), tmp_path / "runs")
     monkeypatch.setattr("sys.argv", ["splits.py", *argv])
+
+    # Told to stop in the second split: that one is not scored, and nothing is summed up.
+    real, done = scored_run.train, []
+
+    def stopping(config, workdir):
+        done.append(workdir.name)
+        if len(done) == 2:
+            raise RunStoppedError("SIGTERM")
+        return real(config, workdir)
+
+    monkeypatch.setattr(scored_run, "train", stopping)
+    assert splits.main() == 143
+    assert "2 splits:" not in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "partitions_01" / "scores.json").exists()
     assert splits.main() == 0
+    assert done == ["partitions_00", "partitions_01", "partitions_01"]
     assert "step, 2 splits: " in capsys.readouterr().out
+    # Another evaluation scores again; nothing is trained.
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv, "--config.evaluation.distance=cosine"])
+    assert splits.main() == 0
+    row = json.loads((tmp_path / "runs" / "partitions_00" / "scores.json").read_text())["rows"]
+    assert row["step"]["options"]["distance"] == "cosine"
+    assert capsys.readouterr().err.count("nothing left to train") == 2
+    # Another training is refused, and the scores of this one are kept.
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv, "--config.loss.label_smoothing=0.2"])
+    assert splits.main() == 2
+    assert "config.loss.label_smoothing was 0.1 -> 0.2" in capsys.readouterr().err
     table = json.loads((tmp_path / "runs" / "splits.json").read_text())["step"]
     entries = [
         json.loads((tmp_path / "runs" / f"partitions_0{k}" / "scores.json").read_text())
@@ -231,6 +415,10 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     ]
     scores = [entry["rows"]["step"]["scores"]["mAP"] for entry in entries]
     assert table["mAP"]["mean"] == pytest.approx(np.mean(scores))
+    (root / "partitions_00.pkl").rename(root / "partitions_02.pkl")
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv])
+    assert splits.main() == 2
+    assert "but no partitions_00.pkl; run the command" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["splits.py", *argv[:2], "--workdir", str(tmp_path / "none")])
     assert splits.main() == 2
     assert "partitions_NN.pkl" in capsys.readouterr().err
@@ -246,7 +434,7 @@ def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys
     first = capsys.readouterr().out
     assert "late, none" in first
     assert "2+4, both" in first
-    monkeypatch.setattr(ablate, "train", None)  # nothing is left to train
+    monkeypatch.setattr(scored_run, "train", None)  # nothing is left to train
     assert ablate.main() == 0
     assert [line for line in capsys.readouterr().out.split("\n") if "both" in line]
     assert set(json.loads((tmp_path / "ablation.json").read_text())) == set(chosen)

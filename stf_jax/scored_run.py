@@ -1,0 +1,33 @@
+"""One run of several, such as splits or seeds: trained and scored once, however often asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stf_jax.config import Config, to_json
+from stf_jax.evaluate import SCORES_FILE, evaluate_workdir
+from stf_jax.training.loop import FREE_KEYS, train
+from stf_jax.training.run_files import differing_keys, read_run_files
+
+# Of the keys that a run may change, those that change its scores.
+_OF_SCORES = ("evaluation.",)
+
+
+def train_and_score(config: Config, workdir: Path, checkpoint: str = "best") -> dict[str, Any]:
+    """Return the rows of `workdir`'s scores.json (label -> `make_scores`), made if need be.
+
+    A run that was stopped goes on; one that is trained and scored is left as it is, unless the
+    config's evaluation is another one now: then it is scored again. Raises what `train` and
+    `evaluate_workdir` do, so UserError for a workdir of another config and RunStoppedError.
+    """
+    path = workdir / SCORES_FILE
+    before = read_run_files(workdir)
+    changed = [] if before is None else list(differing_keys(before.config, to_json(config)))
+    other_run = [key for key in changed if not key.startswith(FREE_KEYS)]  # train refuses it
+    stale = before is None or any(key.startswith(_OF_SCORES) for key in changed)
+    if stale and not other_run:
+        path.unlink(missing_ok=True)
+    if other_run or not path.is_file():
+        train(config, workdir)
+        evaluate_workdir(config, workdir, checkpoint)
+    return json.loads(path.read_text(encoding="utf-8"))["rows"]
