@@ -57,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def measure(part: str, settings: Settings, seconds: float | None) -> dict[str, Any]:
     """Run a part, print its table, return what the JSON file keeps of it."""
     print(f"\n{part}: {PARTS[part]}", flush=True)
-    found = child.stream(part.replace("-", "_"), "run", settings, seconds=seconds)
+    found = child.stream(f"benchmarking.{part.replace('-', '_')}", "run", settings, seconds=seconds)
     if found.rows:
         print(results.format_rows(found.rows))
     end = "" if found.status == "done" else f": {found.reason}"
@@ -75,12 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status: 1 when a part failed, 2 for bad options."""
     options = parse(argv)
     start = time.monotonic()
-    looked = child.stream("results", "describe", Settings())
+    looked = child.stream("benchmarking.results", "describe", Settings())
     if looked.status != "done":
         print(f"error: no device could be opened: {looked.reason}", file=sys.stderr)
         return 2
     (device,) = looked.rows
-    settings = from_flags(vars(options), accelerator=device["platform"] != "cpu")
+    settings = from_flags(vars(options), platform=device["platform"])
     now = datetime.datetime.now(datetime.UTC)
     path = options.output / results.file_name(device, now.strftime("%Y-%m-%dT%H%M%S"))
     print(

@@ -18,10 +18,8 @@ def run(settings: Settings) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="stf_compiled_") as folder:
         own = changed(settings, compilation_cache=folder)
         for name in ("empty", "filled"):
-            found = child.stream("cache", "first_step", own)
-            if found.status != "done":
-                raise RuntimeError(found.reason)
-            (row,) = found.rows
+            found = child.stream(__name__, "first_step", own)
+            (row,) = child.rows_of(found)
             yield {
                 "compilation cache": name,
                 "start to first step, s": row["at"] - found.started,

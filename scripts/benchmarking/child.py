@@ -1,10 +1,11 @@
 """Functions called in processes of their own: own peaks of memory, own device, an end by the clock.
 
-`stream` runs a generator `function(settings) -> rows` of a module of this package elsewhere and
-returns its rows, those too that came before a failure. A row is a dict of JSON values.
+`stream` runs a generator `function(settings) -> rows` elsewhere and returns its rows, those too
+that came before a failure. A row is a dict of JSON values.
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 from benchmarking.settings import ROOT, Settings, to_dict
 
 Row = dict[str, Any]
+_INSIDE = "STF_BENCHMARK_INSIDE_A_PART"
 
 
 class NotRunError(Exception):
@@ -46,7 +48,7 @@ def stream(
     environment: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> Outcome:
-    """Call `benchmarking.<module>.<function>(settings, **arguments)` in a new process."""
+    """Call `function(settings, **arguments)` of `module` in a new process."""
     with tempfile.TemporaryDirectory(prefix="stf_benchmark_") as folder:
         task, result = Path(folder) / "task.json", Path(folder) / "rows.jsonl"
         errors = Path(folder) / "errors.txt"
@@ -72,12 +74,30 @@ def stream(
     return Outcome("done", "", rows, took, started)
 
 
+def installed(package: str) -> bool:
+    """Return whether a package can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # there as None, by which a test takes it away
+        return False
+
+
+def rows_of(outcome: Outcome) -> list[Row]:
+    """Return the rows of a process that ended well; raises RuntimeError with its reason if not."""
+    if outcome.status != "done":
+        raise RuntimeError(outcome.reason)
+    return outcome.rows
+
+
 def run_command(
     command: list[str], stderr: Any, seconds: float | None, env: Mapping[str, str]
 ) -> int | None:
     """Run `command`, its output to `stderr`; None when it, with its children, had to be ended."""
+    # A part and all that it starts are one group, which the command can end as a whole.
+    part = _INSIDE not in env
+    env = {**env, _INSIDE: "1"}
     process = subprocess.Popen(
-        command, stdout=stderr, stderr=stderr, env=dict(env), start_new_session=True
+        command, stdout=stderr, stderr=stderr, env=env, start_new_session=part
     )
     try:
         return process.wait(seconds)
@@ -85,7 +105,9 @@ def run_command(
         return None
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            if part:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
 
 
@@ -94,7 +116,7 @@ def main(task: str, result: str) -> None:
     module, function, values, arguments = json.loads(Path(task).read_text())
     with Path(result).open("w") as file:
         try:
-            work = getattr(importlib.import_module(f"benchmarking.{module}"), function)
+            work = getattr(importlib.import_module(module), function)
             for row in work(Settings(**values), **arguments):
                 file.write(json.dumps(row) + "\n")
                 file.flush()

@@ -25,21 +25,17 @@ SMALLEST = {"backbone": "resnet18", "height": 32, "width": 16, "embed_dim": 16, 
 
 def run(settings: Settings) -> Iterator[Row]:
     """Yield the losses by number of devices, and whether they are equal."""
-    found = child.stream(
-        "devices", "losses", changed(settings, **SMALLEST), environment=ENVIRONMENT
-    )
-    if found.status != "done":
-        raise RuntimeError(found.reason)
+    found = child.stream(__name__, "losses", changed(settings, **SMALLEST), environment=ENVIRONMENT)
     yield {
         "note": "virtual devices on one processor: this checks that losses are equal, which says "
         "nothing of speed; statistics synchronised, no augmentation, resnet18 at 32x16"
     }
-    for row in found.rows:
+    for row in child.rows_of(found):
         yield {
             "devices": row["devices"],
             **{f"loss {k}": f"{loss:.6f}" for k, loss in enumerate(row["losses"], 1)},
         }
-    losses = np.array([row["losses"] for row in found.rows])
+    losses = np.array([row["losses"] for row in child.rows_of(found)])
     np.testing.assert_allclose(losses, np.broadcast_to(losses[0], losses.shape), rtol=1e-4)
     yield {"note": f"equal to {np.ptp(losses / losses[0], axis=0).max():.1e} of their values"}
 
@@ -53,11 +49,11 @@ def losses(settings: Settings) -> Iterator[Row]:
     whole = plan_of_counts(counts, settings.slots)
     for number in COUNTS:
         shape = (1, number, max(COUNTS) // number)
-        plan = Plan(
-            whole.tracklets.reshape(shape), whole.frames.reshape(*shape, settings.slots)
-        )
+        plan = Plan(whole.tracklets.reshape(shape), whole.frames.reshape(*shape, settings.slots))
         run = workload.training(
-            settings, devices=jax.devices()[:number], augment={"mirror": 0.0, "blur": 0.0},
+            settings,
+            devices=jax.devices()[:number],
+            augment={"mirror": 0.0, "blur": 0.0},
             synchronised=True,
         )
         batch = workload.make_batch(settings, plan, 0, shape[2] * settings.slots)

@@ -18,10 +18,9 @@ from stf_jax.data.tracklets import TrackletTable
 from stf_jax.evaluation.extract import extract_features
 
 
-def sampled_plan(settings: Settings) -> tuple[TrackletTable, Plan]:
+def sampled_plan(settings: Settings, devices: int) -> tuple[TrackletTable, Plan]:
     """Return test tracklets of MARS's lengths for about `steps` batches, and their plan."""
     table = mars_table(settings.tables, "test")
-    devices = jax.device_count()
     frames = settings.steps * settings.extract_frames * devices
     few = sample(table, max(4, round(frames / float(table.lengths.mean()))))
     plan = evaluation_plan(
@@ -45,7 +44,7 @@ def median_seconds(work: Callable[[], Any], rounds: int) -> float:
 
 def run(settings: Settings) -> Iterator[Row]:
     """Yield the speed of the step from resident batches, and of all but reading images."""
-    table, plan = sampled_plan(settings)
+    table, plan = sampled_plan(settings, jax.device_count())
     counts = frame_counts(plan)
     (size,) = frame_buckets(counts.max(1), 1)
     step, variables = workload.extraction(settings)

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Int64
 from scipy.io import loadmat
 
-from benchmarking.settings import Settings
 from stf_jax.data.sampling import Plan, frame_counts
 from stf_jax.data.tracklets import TrackletTable
 from stf_jax.errors import UserError

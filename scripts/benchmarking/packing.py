@@ -85,7 +85,7 @@ def training(settings: Settings) -> Iterator[Row]:
 
 def extraction(settings: Settings) -> Iterator[Row]:
     """Yield the rows of extraction, on a sample of MARS's test lengths."""
-    table, plan = sampled_plan(settings)
+    table, plan = sampled_plan(settings, jax.device_count())
     chunks = max(1, settings.extract_frames // settings.slots)
     padded = padded_plan(plan, chunks)
     (size,) = frame_buckets(frame_counts(plan).max(1), 1)
@@ -125,4 +125,3 @@ def compared(
         "note": f"{what}: packed is {ratio:.2f} times as fast"
         + ("" if wanted is None else f" ({'reaches' if ratio >= wanted else 'below'} {wanted})")
     }
-

@@ -17,8 +17,9 @@ SIZES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """A field is a flag of the command: `embed_dim` is --embed-dim."""
+    """A field is a flag of the command: `embed_dim` is --embed-dim; all but `platform`."""
 
+    platform: str = "cpu"  # of the device, as JAX calls it
     backbone: str = "resnet50"
     height: int = 384  # pixels
     width: int = 128
@@ -69,7 +70,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of model and images; auto: mars on an accelerator, small on a CPU",
     )
-    for field in fields(Settings):
+    for field in fields(Settings)[1:]:
         flag = f"--{field.name.replace('_', '-')}"
         if field.type is bool:
             parser.add_argument(flag, action="store_true", default=None)
@@ -78,16 +79,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(flag, type=kind, default=None, help=f"default {field.default!r}")
 
 
-def from_flags(values: Mapping[str, Any], *, accelerator: bool) -> Settings:
-    """Return the settings of parsed flags; `accelerator` decides what --size auto is."""
+def from_flags(values: Mapping[str, Any], *, platform: str) -> Settings:
+    """Return the settings of parsed flags; `platform` decides what --size auto is."""
     size = values.get("size", "auto")
-    size = ("mars" if accelerator else "small") if size == "auto" else size
+    size = ("small" if platform == "cpu" else "mars") if size == "auto" else size
     given = {
         field.name: values[field.name]
         for field in fields(Settings)
         if values.get(field.name) is not None
     }
-    return Settings(**{**SIZES[size], **given})
+    return Settings(**{**SIZES[size], **given, "platform": platform})
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
