@@ -27,9 +27,12 @@ from stf_jax.evaluation import (
 def run(settings: Settings) -> Iterator[Row]:
     """Yield a row for each measured call, re-ranking among them."""
     people, cameras, query = read_tables(Path(settings.tables))
-    if settings.rows:
-        people, cameras = people[: settings.rows], cameras[: settings.rows]
-        query = query[query < settings.rows]
+    total = len(people)
+    if 0 < settings.rows < total:
+        # The last ones: the table begins with junk.
+        people, cameras = people[-settings.rows :], cameras[-settings.rows :]
+        query = query - (total - settings.rows)
+        query = query[query >= 0]
     yield from measured(
         people,
         cameras,
@@ -100,7 +103,8 @@ def measured(
 def read_tables(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Person and camera of each test tracklet, and the query rows."""
     table = loadmat(folder / "tracks_test_info.mat")["track_test_info"].astype(np.int64)
-    return table[:, 2], table[:, 3], loadmat(folder / "query_IDX.mat")["query_IDX"].ravel() - 1
+    query = loadmat(folder / "query_IDX.mat")["query_IDX"].ravel().astype(np.int64) - 1
+    return table[:, 2], table[:, 3], query
 
 
 def draw_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
