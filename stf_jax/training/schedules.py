@@ -9,16 +9,18 @@ from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from itertools import pairwise
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
-from ml_collections import ConfigDict
 
 from stf_jax.errors import UserError
 
-Config = Mapping[str, Any] | ConfigDict
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+Config: TypeAlias = "Mapping[str, Any] | ConfigDict"
 GROUPS = ("backbone", "classifier", "rest")
 
 # Training step (0-based, int or array of ints) -> learning rate; an optax.Schedule with its types.

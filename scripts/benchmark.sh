@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Usage: scripts/benchmark.sh PART ... [--minutes M] [OPTION ...]     all of them: PART is all
+# Installs, measures (scripts/benchmark.py --help), writes a file to scripts/benchmark_results.
+# PYTHON=python3 uses an environment that has jax, flax, optax and torch; there the parts that read
+# pictures are not run. On a GPU that is lent for ten minutes at a time, three calls measure it all:
+#   scripts/benchmark.sh packing step extraction bfloat16 ranking --minutes 9
+#   scripts/benchmark.sh peer --minutes 9
+#   scripts/benchmark.sh memory cache devices input end-to-end --minutes 9
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh convert
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
+PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" scripts/benchmark.py "$@"

@@ -1,0 +1,1 @@
+"""What scripts/benchmark.py measures: one part a file, each run in a process of its own."""
