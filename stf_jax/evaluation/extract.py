@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from stf_jax import hosts
 from stf_jax.data.augment import normalise
 from stf_jax.data.sampling import Plan
 from stf_jax.devices import DEVICES
@@ -97,6 +98,8 @@ def extract_features(
 ) -> TrackletFeatures:
     """Run `step` over `batches` of `plan` and gather a feature for each of N tracklets.
 
+    Of several hosts each runs its share of the plan, and all get all features.
+
     `weighting` is "mean" (every chunk counts the same, as published) or "frames" (a chunk counts
     by its frames). `progress` is told the real frames of each batch. Host memory is one vector a
     tracklet, however long the tracklets. Raises RuntimeError if a planned frame was not seen.
@@ -152,6 +155,8 @@ def extract_features(
     np.add.at(planned, owners, 1)
     if (seen > planned).any():
         raise RuntimeError("a frame was seen twice")
+    sums, totals, seen = (hosts.combine(array, np.add) for array in (sums, totals, seen))
+    weights = {name: hosts.combine(array, np.fmax) for name, array in weights.items()}
     features = sums / np.maximum(totals, 1e-12)[:, None]
     norms = np.linalg.norm(features, axis=1, keepdims=True) + np.finfo(np.float32).eps
     return TrackletFeatures((features / norms).astype(np.float32), num_frames=seen, **weights)
