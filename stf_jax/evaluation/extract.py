@@ -77,6 +77,7 @@ def extract_step(
     }
 
 
+@functools.lru_cache(maxsize=2)  # one program for all evaluations of a run
 def parallel_extract_step(
     model: TemporalFusionNet, *, num_slots: int, flip: bool = False
 ) -> Callable[[Any, Mapping[str, Any]], dict[str, Array]]:
