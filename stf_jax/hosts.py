@@ -244,5 +244,5 @@ def noticed(asked: int) -> bool:
 
     All hosts have to ask at every step, `asked` being 0, 1, 2 ...; they get True at the same one.
     """
-    # What Orbax's CheckpointManager.reached_preemption asks; only the first host has a manager.
+    # As Orbax's CheckpointManager.reached_preemption, which only the first host has.
     return several() and multihost_utils.reached_preemption_sync_point(asked)

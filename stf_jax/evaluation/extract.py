@@ -77,11 +77,19 @@ def extract_step(
     }
 
 
-@functools.lru_cache(maxsize=2)  # one program for all evaluations of a run
 def parallel_extract_step(
     model: TemporalFusionNet, *, num_slots: int, flip: bool = False
 ) -> Callable[[Any, Mapping[str, Any]], dict[str, Array]]:
-    """Return `extract_step` over all local devices: (variables, batch with a device axis)."""
+    """Return `extract_step` over all local devices: (variables, batch with a device axis).
+
+    Equal arguments give the same function, so that a run's evaluations share one program.
+    """
+    hashable: Any = model  # frozen by Flax, which pyright cannot see
+    return _parallel_extract_step(hashable, num_slots, flip)
+
+
+@functools.lru_cache(maxsize=2)
+def _parallel_extract_step(model: Any, num_slots: int, flip: bool) -> Callable[..., Any]:
     step = functools.partial(extract_step, model=model, num_slots=num_slots, flip=flip)
     return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0))
 

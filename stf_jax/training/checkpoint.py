@@ -57,6 +57,18 @@ class StoredStep:
     is_best: bool
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves preemption to the loop (`hosts.noticed`).
+
+    Orbax would ask jax about it at every save, and again from its thread when it is done, with a
+    step long past: hosts that agree on where to stop by counting the questions could disagree.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never: the loop saves when it has to stop."""
+        return False
+
+
 def open_manager(directory: Folder) -> ocp.CheckpointManager:
     """Manager that writes into `directory` (made if need be); keeps the latest and the best step.
 
@@ -67,7 +79,7 @@ def open_manager(directory: Folder) -> ocp.CheckpointManager:
     os.makedirs(directory, exist_ok=True)
     policies = ocp.checkpoint_managers
     best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
-    return ocp.CheckpointManager(
+    return _Manager(
         os.path.abspath(directory),
         options=ocp.CheckpointManagerOptions(
             # A count and a best_fn alone would delete the latest step whenever it is not the best.

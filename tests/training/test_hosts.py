@@ -107,12 +107,13 @@ def finish(*started: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
         for process in started:
             process.kill()
     return [
-        (
-            p.returncode,
-            *("\n".join(li for li in t.splitlines() if "[Gloo]" not in li) for t in texts),
-        )
-        for p, texts in zip(started, told, strict=True)
+        (process.returncode, without_gloo(out), without_gloo(errors))
+        for process, (out, errors) in zip(started, told, strict=True)
     ]
+
+
+def without_gloo(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if "[Gloo]" not in line)
 
 
 @pytest.fixture(scope="module")
