@@ -51,7 +51,7 @@ def slow_batches(*arguments):
 
 def train_and_evaluate(config, workdir):
     if train(config, workdir):
-        evaluate_workdir(config, workdir, "latest")
+        evaluate_workdir(config, workdir, "latest", report=False)
 
 loop.training_batches, loop.train = slow_batches, train_and_evaluate
 sys.exit(main.main(sys.argv[1:]))
@@ -210,11 +210,6 @@ def test_two_hosts_stopped_killed_and_resumed_are_one_host_with_two_devices(
     ours, theirs = (np.load(workdir / "features.npz") for workdir in (together, alone))
     for name in theirs.files:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-    files = [
-        {str(p.relative_to(d)) for p in d.rglob("*") if "tensorboard" not in str(p)}
-        for d in (together / "report", alone / "report")
-    ]
-    assert files[0] == files[1]
     assert {p.name for p in together.iterdir()} == {p.name for p in alone.iterdir()}
     # One writer a start.
     assert len(list((together / "tensorboard").iterdir())) == 3
