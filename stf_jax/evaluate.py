@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from stf_jax import hosts
 from stf_jax.config import Config, check_config
 from stf_jax.data.partitions import TrackletTable
 from stf_jax.data.source import frame_source, open_layout
@@ -22,6 +23,7 @@ from stf_jax.evaluation.scoring import extract_table, protocol_distances, rank_t
 from stf_jax.models import build_model
 from stf_jax.training import checkpoint
 from stf_jax.training.metrics_log import METRICS_FILE, read_metrics
+from stf_jax.training.same_run import check_hosts
 from stf_jax.training.state import init_variables
 
 SCORES_FILE = "scores.json"
@@ -135,11 +137,13 @@ def evaluate_workdir(
     Returns:
         What scores.json holds: `step`, `data` (the layout's folder) and `rows`, protocol -> entry
         of `scores.make_scores`. With `config.evaluation.rerank` each protocol has a second row,
-        "<protocol>, re-ranked".
+        "<protocol>, re-ranked". Of several hosts all have to call it; the first one writes and
+        returns this, the others nothing ({}).
     """
     check_config(config)
     table = load_eval_table(config)
     model, variables, step = restore_run(config, workdir, which)
+    check_hosts(config, (table,), variables)
     evaluation = config.evaluation
     read_frames = frame_source(config.data, config.data.eval_subset, table)
     extracted = extract_table(
@@ -150,6 +154,8 @@ def evaluate_workdir(
         num_devices=jax.device_count(),
         read_frames=read_frames,
     )
+    if not hosts.is_first():
+        return {}
     found = feature_set(table, extracted, chunk=evaluation.chunk)
     write_features(workdir / FEATURES_FILE, found)
 

@@ -19,11 +19,14 @@ features of anything:  python -m stf_jax.main --mode embed --workdir runs/mars \
                            --input hall.mp4:hall.txt --output hall.npz
 who is that there?     python -m stf_jax.main --mode match --workdir runs/mars \\
                            --query hall.npz --gallery door.npz --output hall_in_door
+several hosts:         ... --coordinator 10.0.0.1:1234 --num-processes 2 --process-id 0   (1 ...)
 the meaning of every key: configs/mars.py
 """
 
 # What each mode cannot do without, beside --workdir.
 _NEEDED = {"embed": ("input", "output"), "match": ("query", "gallery", "output")}
+# Options of runs on several hosts, in the order of `hosts.wanted`.
+_HOSTS = ("coordinator", "num_processes", "process_id", "distributed")
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -46,6 +49,20 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--no-report", action="store_true", help="evaluate: write no report/index.html")
     add("--output", type=Path, help="embed: an .npz to write; match: a folder for the report")
+
+    add = parser.add_argument_group(
+        "several hosts",
+        "train, evaluate: start the same command on each. The environment variables "
+        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID do the same.",
+    ).add_argument
+    add("--coordinator", metavar="HOST:PORT", help="address of the first host, and a free port")
+    add("--num-processes", type=int, metavar="N", help="how many there are")
+    add("--process-id", type=int, metavar="I", help="which one this is: 0 (the first) to N - 1")
+    add(
+        "--distributed",
+        action="store_true",
+        help="find the others by what SLURM, Open MPI, Kubernetes or a TPU pod tell",
+    )
 
     add = parser.add_argument_group("embed").add_argument
     add(
@@ -83,6 +100,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     missing = [f"--{n}" for n in _NEEDED.get(options.mode, ()) if getattr(options, n) is None]
     if missing:
         parser.error(f"--mode {options.mode} needs {', '.join(missing)}")
+    if options.mode in _NEEDED and any(getattr(options, n) not in (None, False) for n in _HOSTS):
+        parser.error(f"--mode {options.mode} runs on one host")
     if options.mode == "embed" and options.output.suffix != ".npz":
         parser.error(f"--output {options.output}: expected a name that ends in .npz")
     if options.prior is not None and options.calibrate is None:
@@ -166,38 +185,49 @@ def _match(config: Config, options: argparse.Namespace) -> None:
     print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")
 
 
+def _run(config: Config, options: argparse.Namespace) -> int:
+    # Imported late: `--help` and a wrong option need not wait for the frameworks.
+    if options.mode == "match":
+        _match(config, options)
+        return 0
+    from stf_jax.compilation import use_compilation_cache
+
+    use_compilation_cache(config.compilation_cache)
+    if options.mode == "embed":
+        _embed(config, options)
+    elif options.mode == "evaluate":
+        from stf_jax.evaluate import evaluate_workdir
+
+        evaluate_workdir(config, options.workdir, options.checkpoint, report=not options.no_report)
+    else:
+        from stf_jax.training.loop import train
+        from stf_jax.training.stop_request import RunStoppedError
+
+        try:
+            train(config, options.workdir)
+        except RunStoppedError as stopped:
+            return stopped.status
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status.
 
-    0; 2 for bad input, told on standard error; 143 or 130 for training that SIGTERM or Ctrl-C
-    stopped before its last step.
+    0; 2 for bad input, told on standard error; 143 or 130 for training on one host that SIGTERM
+    or Ctrl-C stopped before its last step.
     """
     options, overrides = parse(sys.argv[1:] if argv is None else argv)
     try:
         config = read_config(options, overrides)
-        if options.mode == "match":
-            _match(config, options)
-            return 0
-        # Imported late: `--help` and a wrong option need not wait for the frameworks.
-        from stf_jax.compilation import use_compilation_cache
+        if options.mode in _NEEDED:  # on one host
+            return _run(config, options)
+        from stf_jax import hosts
 
-        use_compilation_cache(config.compilation_cache)
-        if options.mode == "train":
-            from stf_jax.training.loop import train
-            from stf_jax.training.stop_request import RunStoppedError
-
-            try:
-                train(config, options.workdir)
-            except RunStoppedError as stopped:
-                return stopped.status
-        elif options.mode == "evaluate":
-            from stf_jax.evaluate import evaluate_workdir
-
-            evaluate_workdir(
-                config, options.workdir, options.checkpoint, report=not options.no_report
-            )
-        else:
-            _embed(config, options)
+        others = hosts.wanted(*(getattr(options, name) for name in _HOSTS))
+        with hosts.joined(others, stops_on_notice=options.mode == "train"):
+            status = _run(config, options)
+            # Of several hosts none may look failed: a scheduler would end those still closing.
+            return status if others is None else 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

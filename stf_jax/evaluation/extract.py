@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from stf_jax import hosts
 from stf_jax.data.augment import normalise
 from stf_jax.data.sampling import Plan
 from stf_jax.devices import DEVICES
@@ -79,7 +80,16 @@ def extract_step(
 def parallel_extract_step(
     model: TemporalFusionNet, *, num_slots: int, flip: bool = False
 ) -> Callable[[Any, Mapping[str, Any]], dict[str, Array]]:
-    """Return `extract_step` over all local devices: (variables, batch with a device axis)."""
+    """Return `extract_step` over all local devices: (variables, batch with a device axis).
+
+    Equal arguments give the same function, so that a run's evaluations share one program.
+    """
+    hashable: Any = model  # frozen by Flax, which pyright cannot see
+    return _parallel_extract_step(hashable, num_slots, flip)
+
+
+@functools.lru_cache(maxsize=2)
+def _parallel_extract_step(model: Any, num_slots: int, flip: bool) -> Callable[..., Any]:
     step = functools.partial(extract_step, model=model, num_slots=num_slots, flip=flip)
     return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0))
 
@@ -96,6 +106,8 @@ def extract_features(
     progress: Callable[[int], object] | None = None,
 ) -> TrackletFeatures:
     """Run `step` over `batches` of `plan` and gather a feature for each of N tracklets.
+
+    Of several hosts each runs its share of the plan, and all get all features.
 
     `weighting` is "mean" (every chunk counts the same, as published) or "frames" (a chunk counts
     by its frames). `progress` is told the real frames of each batch. Host memory is one vector a
@@ -152,6 +164,8 @@ def extract_features(
     np.add.at(planned, owners, 1)
     if (seen > planned).any():
         raise RuntimeError("a frame was seen twice")
+    sums, totals, seen = (hosts.combine(array, np.add) for array in (sums, totals, seen))
+    weights = {name: hosts.combine(array, np.fmax) for name, array in weights.items()}
     features = sums / np.maximum(totals, 1e-12)[:, None]
     norms = np.linalg.norm(features, axis=1, keepdims=True) + np.finfo(np.float32).eps
     return TrackletFeatures((features / norms).astype(np.float32), num_frames=seen, **weights)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from stf_jax import hosts
 from stf_jax.config import Config
 from stf_jax.data.partitions import TrackletTable
 from stf_jax.data.pipeline import batches
-from stf_jax.data.sampling import evaluation_plan, frame_buckets, frame_counts
+from stf_jax.data.sampling import Plan, evaluation_plan, frame_buckets, frame_counts
 from stf_jax.devices import replicate
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.extract import TrackletFeatures, extract_features, parallel_extract_step
@@ -38,6 +39,7 @@ def extract_table(
 ) -> TrackletFeatures:
     """Return a feature for every tracklet of `table`, as the config's `evaluation` section says.
 
+    All hosts have to call it: each extracts its share, and all get the same features.
     Raises UserError for an unreadable image (unless `config.data.on_corrupt` is "skip") and
     RuntimeError should a frame be missed.
     """
@@ -51,6 +53,8 @@ def extract_table(
     # The packed batches are nearly full; a second size pays where there are many.
     counts = frame_counts(plan).max(1)
     buckets = frame_buckets(counts, 2 if len(counts) > MANY_BATCHES else 1)
+    own = hosts.share(num_devices)
+    share = Plan(plan.tracklets[:, own], plan.frames[:, own])
     variables = replicate(variables)
     step = parallel_extract_step(model, num_slots=evaluation.chunk, flip=evaluation.flip)
     stream = batches(
@@ -63,14 +67,17 @@ def extract_table(
         threads=data.threads or None,
         # Images are padded in evaluation as in training; nothing random is done to them.
         host_augment={"pad_ratio": config.augment.get("pad_ratio", 0.0)},
+        devices=own,
         read_frames=read_frames,
     )
-    with tqdm(total=table.num_frames, desc=label, unit="frame", disable=None, leave=False) as bar:
+    frames = int(frame_counts(share).sum())
+    hidden = None if hosts.is_first() else True  # None: where there is no terminal
+    with tqdm(total=frames, desc=label, unit="frame", disable=hidden, leave=False) as bar:
         found = extract_features(
             step,
             variables,
             stream,
-            plan,
+            share,
             table.num_tracklets,
             table.num_frames,
             weighting=evaluation.chunk_weighting,

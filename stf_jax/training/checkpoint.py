@@ -57,22 +57,37 @@ class StoredStep:
     is_best: bool
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves preemption to the loop (`hosts.noticed`).
+
+    Orbax would ask jax about it at every save, and again from its thread when it is done, with a
+    step long past: hosts that agree on where to stop by counting the questions could disagree.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never: the loop saves when it has to stop."""
+        return False
+
+
 def open_manager(directory: Folder) -> ocp.CheckpointManager:
     """Manager that writes into `directory` (made if need be); keeps the latest and the best step.
 
     Removes what a killed run left unfinished, so it is for the run that owns the folder; reading
     needs no manager. Close it (`manager.close()`, or `with`): that waits for the last save.
-    `manager.reached_preemption(step)` tells whether the machine is about to be taken away.
+    Of several hosts one opens it: all have the whole state, so one writes, and none waits.
     """
+    os.makedirs(directory, exist_ok=True)
     policies = ocp.checkpoint_managers
     best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
-    return ocp.CheckpointManager(
+    return _Manager(
         os.path.abspath(directory),
         options=ocp.CheckpointManagerOptions(
             # A count and a best_fn alone would delete the latest step whenever it is not the best.
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
             best_fn=_rank,
             cleanup_tmp_directories=True,
+            create=False,
+            multiprocessing_options=_alone(),
         ),
     )
 
@@ -252,14 +267,23 @@ def _placed_like(leaf: Any, array: np.ndarray) -> Any:
 def _reader(directory: Folder) -> ocp.CheckpointManager:
     """Manager that changes nothing, so that it may look into a folder a run is writing to."""
     options = ocp.CheckpointManagerOptions(
-        create=False, enable_async_checkpointing=False, best_fn=_rank
+        create=False,
+        enable_async_checkpointing=False,
+        best_fn=_rank,
+        multiprocessing_options=_alone(),
     )
     return ocp.CheckpointManager(os.path.abspath(directory), options=options)
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """This host does not wait for others; Orbax by itself would, at every call."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+
+
 def _add_metrics(manager: ocp.CheckpointManager, step: int, metrics: dict[str, float]) -> None:
     """Gives a stored step, interrupted before its evaluation, the scores it got since."""
-    if metrics and jax.process_index() == 0:
+    if metrics:
         file = Path(manager.directory) / str(step) / "metrics" / "metrics"
         whole = file.with_name("metrics.new")
         whole.write_text(json.dumps(metrics))

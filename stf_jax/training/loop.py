@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,27 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from stf_jax import hosts
 from stf_jax.config import Config, check_config, to_json
 from stf_jax.data.augment_options import check_options as check_augment_options
 from stf_jax.data.partitions import TrackletTable
-from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import training_buckets, training_plan
-from stf_jax.data.source import frame_source, open_layout
+from stf_jax.data.source import open_layout
 from stf_jax.devices import DEVICES, replicate
 from stf_jax.errors import UserError
-from stf_jax.evaluation.scoring import extract_table, headline, rank_table
 from stf_jax.models import build_model
 from stf_jax.training import checkpoint, run_files
 from stf_jax.training.loss_watch import LossWatch
 from stf_jax.training.metrics_log import MetricsLog, progress_bar
 from stf_jax.training.optim import make_optimizer
+from stf_jax.training.same_run import check_hosts
 from stf_jax.training.schedules import settings_from_config
 from stf_jax.training.start import starting_variables
 from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
 from stf_jax.training.stop_request import RunStoppedError, StopRequest
+from stf_jax.training.stream import plan_options, training_batches
+from stf_jax.training.validation import validate
 
 # What a resumed run may have changed: nothing that is learnt depends on it.
 FREE_KEYS = (
@@ -42,26 +45,6 @@ FREE_KEYS = (
     "profile_steps",
     "compilation_cache",
 )
-
-
-def plan_options(config: Config, num_devices: int) -> dict[str, Any]:
-    """Return the options of `training_plan` that every epoch of a run shares."""
-    data = config.data
-    return {
-        "seed": config.seed,
-        "num_devices": num_devices,
-        "sampler": data.sampler,
-        "tracklets_per_device": data.tracklets_per_device,
-        "min_frames": data.min_frames,
-        "max_frames": data.max_frames,
-        "tracklets_per_identity": data.tracklets_per_identity,
-    }
-
-
-def local_devices(num_devices: int) -> slice:
-    """Return this host's share of the plan's device axis."""
-    share = num_devices // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
@@ -101,50 +84,20 @@ def loss_options(config: Config) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    """Print a line of the run's story without tearing the progress bar."""
+    """Print a line of the run's story, on the first host, without tearing the progress bar."""
+    if not hosts.is_first():
+        return
     tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()
-
-
-def _training_batches(
-    table: TrackletTable,
-    config: Config,
-    buckets: tuple[int, ...],
-    num_devices: int,
-    position: checkpoint.Position,
-) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
-    """Yield (epoch, step in epoch from 1, batch) from `position` on, epoch after epoch."""
-    data = config.data
-    epoch, start = position.epoch, position.step_in_epoch
-    read_frames = frame_source(data, data.train_subset, table)
-    while epoch <= config.train.epochs:
-        plan = training_plan(table, epoch=epoch, **plan_options(config, num_devices))
-        stream = batches(
-            table,
-            plan,
-            height=data.height,
-            width=data.width,
-            buckets=buckets,
-            start_step=start,
-            on_corrupt=data.on_corrupt,
-            threads=data.threads or None,
-            host_augment=check_augment_options(config.augment),
-            seed=(config.seed, epoch),
-            devices=local_devices(num_devices),
-            read_frames=read_frames,
-        )
-        for k, batch in enumerate(stream, start=start + 1):
-            yield epoch, k, batch
-        epoch, start = epoch + 1, 0
 
 
 def train(config: Config, workdir: Path) -> dict[str, float]:
     """Train as `config` says, in `workdir`; go on where an earlier run there stopped.
 
     Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if there
-    was none. Raises RunStoppedError where it was told to stop (SIGTERM, Ctrl-C) before the last
-    step; UserError for a bad config, bad data, a workdir of another run, or a loss that is no
-    longer finite.
+    was none. Of several hosts all have to call it; the first one writes. Raises RunStoppedError
+    where it was told to stop (SIGTERM, Ctrl-C) before the last step; UserError for a bad config,
+    bad data, a workdir of another run, or a loss that is no longer finite.
     """
     check_config(config)
     check_augment_options(config.augment)
@@ -176,16 +129,18 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     )
 
     checkpoints = workdir / "checkpoints"
-    begin_run(workdir, config, table)
+    first = hosts.is_first()
+    hosts.from_first(lambda: begin_run(workdir, config, table))
     variables = starting_variables(model, config, report=say)
     optimizer, schedules = make_optimizer(
         config.optimizer, steps_per_epoch, total_steps, variables["params"]
     )
     state = init_state(variables, optimizer)
     position = checkpoint.Position(epoch=1, step_in_epoch=0, seed=config.seed)
-    stored = checkpoint.describe(checkpoints)
-    if stored:
-        state, position = checkpoint.restore_state(checkpoints, state)
+    stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
+    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
+    if stored is not None:
+        state, position = checkpoint.restore_state(checkpoints, state, stored)
         say(
             f"resumed {workdir} at step {int(state.step)} (epoch {position.epoch}, step "
             f"{position.step_in_epoch} of {steps_per_epoch} done)"
@@ -197,47 +152,29 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         loss_options=loss_options(config),
         augment_options=config.augment.to_dict(),
     )
+    check_hosts(config, (table, eval_table), state)
     state, key = replicate((state, jax.random.key(config.seed)))
     scores: dict[str, float] = {}
     first_profiled, last_profiled = config.profile_steps or (0, 0)
-    last_good = f"step {int(state.step)} in {checkpoints}" if stored else "none yet"
+    last_good = f"step {int(state.step)} in {checkpoints}" if stored is not None else "none yet"
     step, last_evaluated, saved_at = int(state.step), -1, time.monotonic()
 
     def evaluate() -> dict[str, float]:
         if eval_table is None:
             return {}
-        found = extract_table(
-            model,
-            state.variables,
-            eval_table,
-            config,
-            num_devices=num_devices,
-            read_frames=frame_source(config.data, config.data.eval_subset, eval_table),
-            label="evaluating",
-        )
-        rankings = rank_table(
-            found.features,
-            eval_table,
-            config.evaluation.protocols[:1],
-            max_rank=config.evaluation.max_rank,
-            distance=config.evaluation.distance,
-        )
-        ((protocol, ranking),) = rankings.items()
-        result = dict(headline(ranking))
+        protocol, result, sizes = validate(model, state.variables, eval_table, config)
         log.write(step, {f"{protocol}/{name}": value for name, value in result.items()})
-        say(
-            f"step {step}: {protocol}: "
-            + ", ".join(f"{name} {value:.4f}" for name, value in result.items())
-            + f" ({ranking.valid_queries} queries, {ranking.gallery_size} gallery)"
-        )
+        told = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
+        say(f"step {step}: {protocol}: {told} ({sizes})")
         return result
 
     def log_steps() -> None:
         nonlocal window_start, window_frames, waited
         means = watch.drain()
         elapsed = max(time.monotonic() - window_start, 1e-9)
+        frames = int(hosts.combine(np.array(window_frames), np.add))
         rates = {f"lr/{group}": float(schedule(step - 1)) for group, schedule in schedules.items()}
-        speed = {"frames_per_second": window_frames / elapsed, "data_wait": waited / elapsed}
+        speed = {"frames_per_second": frames / elapsed, "data_wait": waited / elapsed}
         log.write(step, {"epoch": epoch, **means, **rates, **speed})
         bar.set_postfix(
             loss=f"{means['loss']:.3f}", frames_per_s=f"{speed['frames_per_second']:.0f}"
@@ -246,6 +183,8 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
 
     def store(metrics: Mapping[str, float] | None = None) -> None:
         nonlocal saved_at
+        if manager is None:
+            return
         where = checkpoint.Position(epoch, done_in_epoch, config.seed)
         checkpoint.save(manager, state, where, metrics or None)
         watch.last_good, saved_at = f"step {step} in {checkpoints}", time.monotonic()
@@ -253,28 +192,28 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     watch = LossWatch(last_good)
     epoch, done_in_epoch = position.epoch, position.step_in_epoch
     with (
-        checkpoint.open_manager(checkpoints) as manager,
-        MetricsLog(workdir, step) as log,
+        checkpoint.open_manager(checkpoints) if first else nullcontext() as manager,
+        MetricsLog(workdir, step, writes=first) as log,
         StopRequest() as stop,
-        progress_bar(total_steps, step) as bar,
+        progress_bar(total_steps, step, shown=first) as bar,
     ):
         if config.train.evaluate_before and step == 0:
             evaluate()
         window_start, window_frames, waited = time.monotonic(), 0, 0.0
-        stream = _training_batches(table, config, buckets, num_devices, position)
-        while step < total_steps and not stop.name:
+        stream = training_batches(table, config, buckets, num_devices, position)
+        while step < total_steps and not stop.reached():
             before = time.monotonic()
             epoch, done_in_epoch, batch = next(stream)
             waited += time.monotonic() - before
             window_frames += int((batch["tracklet"] < batch["labels"].shape[-1]).sum())
-            if step + 1 == first_profiled:
+            if step + 1 == first_profiled and first:
                 jax.profiler.start_trace(str(workdir / "profile"))
             arrays = {name: batch[name] for name in ("images", "tracklet", "slot", "labels")}
             state, metrics = step_function(state, arrays, key)
             step += 1
             bar.update()
             watch.add(step, metrics)
-            if step == last_profiled:
+            if step == last_profiled and first:
                 jax.block_until_ready(metrics)
                 jax.profiler.stop_trace()
                 say(f"profile of steps {first_profiled} to {step} written to {workdir / 'profile'}")
@@ -296,8 +235,9 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
             watch.wait()
             store()
             say(f"{stop.name}: stopped after step {step}; the same command goes on from there")
-            if step < total_steps:
-                raise RunStoppedError(stop.name)
         elif last_evaluated != step:
             say(f"nothing left to train: {step} of {total_steps} steps were done before")
+    hosts.from_first(lambda: None)  # what the first host writes is whole when the others return
+    if stop.name and step < total_steps:
+        raise RunStoppedError(stop.name)
     return scores

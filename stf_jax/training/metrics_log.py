@@ -40,7 +40,12 @@ class MetricsLog:
     """
 
     def __init__(
-        self, workdir: str | os.PathLike[str], resume_step: int = 0, *, tensorboard: bool = True
+        self,
+        workdir: str | os.PathLike[str],
+        resume_step: int = 0,
+        *,
+        tensorboard: bool = True,
+        writes: bool = True,
     ) -> None:
         """Opens the files in `workdir` (made if need be), cut back to `resume_step`.
 
@@ -48,7 +53,11 @@ class MetricsLog:
             workdir: folder of the run; files of an earlier start of it are gone on with.
             resume_step: training steps done; 0 at the start of a run.
             tensorboard: whether to write event files too, into `workdir`/tensorboard.
+            writes: False for a log that touches nothing: another host writes it.
         """
+        self._lines = self._events = None
+        if not writes:
+            return
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         cut_back(workdir / METRICS_FILE, resume_step)
@@ -62,6 +71,8 @@ class MetricsLog:
 
         Lists go to metrics.jsonl only. NaN and infinity are null there (JSON has none).
         """
+        if self._lines is None:
+            return
         now = time.time()
         entry = {name: np.asarray(value).tolist() for name, value in values.items()}
         line = {"step": int(step), "time": round(now, 3), **{n: _json(v) for n, v in entry.items()}}
@@ -79,7 +90,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes the files."""
-        self._lines.close()
+        if self._lines is not None:
+            self._lines.close()
         if self._events is not None:
             self._events.close()
 

@@ -1,30 +1,42 @@
-"""A polite end: SIGTERM or Ctrl-C lets the step in flight end and a checkpoint be written."""
+"""A polite end: SIGTERM or Ctrl-C lets the step in flight end and a checkpoint be written.
 
+SIGTERM is also how machines that are about to be taken away (preempted) say so.
+"""
+
+import os
 import signal
 from typing import Any
+
+from stf_jax import hosts
 
 
 class RunStoppedError(Exception):
     """A run ended before its last step because it was told to; its checkpoint is written.
 
-    `status` is what shells expect of a program that a signal ended: 128 and the signal's number.
+    `signal_name` begins with its name. `status` is what shells expect of a program that a signal ended: 128 and the signal's number.
     """
 
     def __init__(self, signal_name: str) -> None:
         super().__init__(signal_name)
-        self.status = 128 + signal.Signals[signal_name].value
+        self.status = 128 + signal.Signals[signal_name.split()[0]].value
 
 
 class StopRequest:
-    """Turns SIGTERM and the first Ctrl-C into a flag: finish the step, save, leave."""
+    """Turns SIGTERM and the first Ctrl-C into a flag: finish the step, save, leave.
+
+    Of several hosts any may be told; all stop after the same step, which jax agrees on.
+    """
 
     def __init__(self) -> None:
         self.name = ""
+        self._asked = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         """Listen from now on."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # SIGTERM is jax's own where it has other hosts to tell.
+        numbers = (signal.SIGINT,) if hosts.several() else (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:  # not the main thread: the caller's business
@@ -32,8 +44,19 @@ class StopRequest:
         return self
 
     def _note(self, number: int, frame: Any) -> None:
-        self.name = signal.Signals(number).name
         signal.signal(number, self._before[number])
+        if hosts.several():
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.name = signal.Signals(number).name
+
+    def reached(self) -> bool:
+        """Whether to stop; to be asked before each step, on all hosts."""
+        # Not the run's step: a notice from before the first question means the second one.
+        if hosts.noticed(self._asked):
+            self.name = "SIGTERM at one of the hosts"
+        self._asked += 1
+        return bool(self.name)
 
     def __exit__(self, *_: object) -> None:
         """Listen no longer."""
