@@ -13,7 +13,8 @@ from stf_jax import hosts
 class RunStoppedError(Exception):
     """A run ended before its last step because it was told to; its checkpoint is written.
 
-    `signal_name` begins with its name. `status` is what shells expect of a program that a signal ended: 128 and the signal's number.
+    `signal_name` is "SIGTERM" or "SIGINT", and what else is to be said. `status` is what shells
+    expect of a program that a signal ended: 128 and the signal's number.
     """
 
     def __init__(self, signal_name: str) -> None:
