@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from stf_jax.main import main, parse, read_config
+from stf_jax.training import loop
+from stf_jax.training.stop_request import RunStoppedError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -60,6 +62,18 @@ def test_evaluating_nothing_says_so(tmp_path, capsys) -> None:
     status, lines = run(capsys, "--mode", "evaluate", "--workdir", str(tmp_path))
     assert status == 2
     assert "no run has begun" in lines[0]
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_stopped_training_is_no_success(tmp_path, monkeypatch, name: str, status: int) -> None:
+    """So that `train && evaluate` goes no further."""
+
+    def stop(config, workdir):
+        raise RunStoppedError(name)
+
+    monkeypatch.setattr(loop, "train", stop)
+    argv = ["--config", str(CONFIGS / "mars.py"), "--workdir", str(tmp_path)]
+    assert main([*argv, "--config.compilation_cache=off"]) == status
 
 
 def test_code_that_needs_no_tensorflow_does_not_import_it() -> None:

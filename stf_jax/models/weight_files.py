@@ -76,9 +76,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
         os.replace(scratch, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each writer has its own
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise UserError(
-            f"{path}: cannot be written ({reason}); make room or name another"
-        ) from None
+        raise UserError(f"{path}: cannot be written ({reason}); name another") from None
     finally:
         if scratch:
             Path(scratch).unlink(missing_ok=True)
