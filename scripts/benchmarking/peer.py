@@ -49,13 +49,15 @@ def run(settings: Settings) -> Iterator[Row]:
     for part, lengths in mars_lengths(settings).items():
         speeds: dict[str, list[float]] = {}
         peaks: dict[str, float | None] = {}
-        for _ in range(TURNS):
+        for turn in range(1, TURNS + 1):
             for side in (*(f"ours, {d}" for d in dtypes), "peer, plain", "peer, tuned"):
                 who, kind = side.split(", ")
                 work = ours if who == "ours" else peer
                 found = work(part, settings, kind, lengths)
                 speeds.setdefault(side, []).append(found["real_frames_per_second"])
                 peaks[side] = found["peak_memory_bytes"]
+                # At once, in case the time is up before the turns are.
+                yield {"turn": f"{turn}, {part}, {side}", "real frames/s": speeds[side][-1]}
         medians = {side: statistics.median(values) for side, values in speeds.items()}
         for side, median in medians.items():
             memory = peaks[side]
