@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.loss.triplet_weight = 1.0
     # Unit vectors: the hardest triplets of long ones stall the first half of so short a run.
     config.loss.triplet_distance = "cosine"
-    config.loss.triplet_margin = 0.3
+    config.loss.triplet_margin = "0.3"
 
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 5e-3

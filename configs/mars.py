@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
     loss.label_smoothing = 0.1
     loss.triplet_weight = 0.0  # batch-hard triplet loss next to the cross entropy; 0 is off
     loss.triplet_distance = "euclidean"  # or "cosine"
-    loss.triplet_margin = "soft"  # or a number, in units of the distance
+    loss.triplet_margin = "soft"  # or a number as text, "0.3", in units of the distance
 
     optimizer = config.optimizer = ConfigDict()
     optimizer.name = "sgd"  # or "adam", "adamw"
