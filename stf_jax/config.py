@@ -21,7 +21,8 @@ Config = Any
 def load_config(path: str | Path) -> Config:
     """Return `get_config()` of the Python file `path`.
 
-    Raises UserError when there is no such file or it has no `get_config`.
+    Raises UserError when there is no such file, it has no `get_config`, or that sets a key that
+    does not exist or to a value of another type.
     """
     path = Path(path)
     if not path.is_file():
@@ -30,10 +31,16 @@ def load_config(path: str | Path) -> Config:
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: expected a Python file (.py) that defines get_config()")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path}: expected a function get_config() that returns a ConfigDict")
-    return module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path}: expected a function get_config() that returns a ConfigDict")
+        return module.get_config()
+    except (AttributeError, ImportError, KeyError, SyntaxError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: {reason}; the keys and their types are in configs/mars.py"
+        ) from error
 
 
 def _is_int(low: int):

@@ -96,3 +96,20 @@ def test_a_model_that_cannot_be_built_is_named(key: str, value, said: str) -> No
         build_model({key: value}, 3)
     with pytest.raises(UserError, match=r"config\.model\.depth: no such key"):
         build_model({"depth": 3}, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [("config.loss.triplet_margin = 0.3", "triplet_margin"), ("config.loss.", "invalid syntax")],
+)
+def test_a_config_file_with_a_mistake_is_told_in_a_line(tmp_path: Path, line: str, told: str):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from stf_jax.config import load_config\n\n\ndef get_config():\n"
+        f"    config = load_config({str(CONFIGS[0].with_name('mars.py'))!r})\n"
+        f"    {line}\n    return config\n"
+    )
+    with pytest.raises(UserError, match=told) as found:
+        load_config(path)
+    assert str(path) in str(found.value)
+    assert "\n" not in str(found.value)
