@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import jax
@@ -108,12 +108,10 @@ def joined(arguments: Mapping[str, Any] | None, *, stops_on_notice: bool) -> Ite
         _connect(arguments, stops_on_notice)
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        _leave(2)
+        _leave(2, f"error: {error}")
     except BaseException:
-        traceback.print_exc()
-        print("error: this host stops; another one may have said why", file=sys.stderr)
-        _leave(1)
+        told = traceback.format_exc()
+        _leave(1, f"{told}error: this host stops; another one may have said why")
 
 
 def _connect(arguments: Mapping[str, Any], stops_on_notice: bool) -> None:
@@ -146,13 +144,14 @@ def _connect(arguments: Mapping[str, Any], stops_on_notice: bool) -> None:
         raise UserError(f"several hosts: found {found}; expected the same number on each")
 
 
-def _leave(status: int) -> None:
-    """End a process that fails: in step with the others if all do so, else without them.
+def _leave(status: int, told: str) -> None:
+    """Tell and end a process that fails: in step with the others if all do so, else without them.
 
     An ordinary exit would wait for hosts that wait for this one.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # whoever read the output may be gone
+        sys.stdout.flush()
+        print(told, file=sys.stderr, flush=True)
     end = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     end.start()
     end.join(_GIVE_UP_SECONDS)
