@@ -18,13 +18,35 @@ work=runs/demo-$seed
 run() { # LABEL, then options
   local workdir=$work/$1
   shift
-  "$PYTHON" -m stf_jax.main --config configs/demo.py --workdir "$workdir" \
+  $half "$PYTHON" -m stf_jax.main --config configs/demo.py --workdir "$workdir" \
     --config.data.root="$data" --config.seed="$seed" "$@"
-  "$PYTHON" -m stf_jax.main --mode evaluate --workdir "$workdir" --checkpoint latest >/dev/null
+  $half "$PYTHON" -m stf_jax.main --mode evaluate --workdir "$workdir" --checkpoint latest >/dev/null
 }
-run fusion
-run mean-pooling --config.model.frame_attention="()" --config.model.stages="(4,)" \
-  --config.model.stage_attention=mean
+fusion() { run fusion; }
+mean_pooling() {
+  run mean-pooling --config.model.frame_attention="()" --config.model.stages="(4,)" \
+    --config.model.stage_attention=mean
+}
+
+# So small a model gains little from a second core: on a CPU each has half of the cores.
+half="" cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+if [ "$cores" -ge 2 ] && ! nvidia-smi >/dev/null 2>&1; then
+  mkdir -p "$work"
+  echo "mean pooling trains beside the fusion model; its story: $work/mean-pooling.log"
+  [ "$(nproc 2>/dev/null)" = "$cores" ] && half="taskset -c $((cores / 2))-$((cores - 1))"
+  set -m # a process group of its own, which ends with this script
+  mean_pooling >"$work/mean-pooling.log" 2>&1 &
+  beside=$!
+  set +m
+  trap 'kill -- -$beside 2>/dev/null || true' EXIT
+  [ -z "$half" ] || half="taskset -c 0-$((cores / 2 - 1))"
+  fusion
+  wait "$beside" || { tail -n 5 "$work/mean-pooling.log" >&2; exit 1; }
+  trap - EXIT
+else
+  fusion
+  mean_pooling
+fi
 
 "$PYTHON" scripts/compare.py --layout "$data" --output "$work" \
   "mean pooling=$work/mean-pooling" "fusion=$work/fusion"
