@@ -2,7 +2,7 @@
 # Usage: scripts/demo.sh [SEED]      default 0
 # From nothing to a trained and scored model on drawn people: installs (once), draws the people,
 # trains the fusion model and a mean-pooling model alike, and compares both with an untrained colour
-# histogram. About 6 minutes on two CPU cores after the installation; a GPU is used if there is one.
+# histogram. About 5 minutes on two CPU cores after the installation; a GPU is used if there is one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seed=${1:-0}
