@@ -103,7 +103,9 @@ def main(argv: list[str] | None = None) -> int:
         if kept[-1]["status"] == "out of time" or kept[-1]["reason"] == "the time was up":
             left.append(part)
         contents = {"date": now.isoformat(timespec="seconds"), "command": sys.argv[1:]}
-        contents |= {"device": device, "settings": to_dict(settings), "parts": kept}
+        used = to_dict(settings)
+        used["tables"] = used["tables"].removeprefix(f"{ROOT}/")  # results travel, folders do not
+        contents |= {"device": device, "settings": used, "parts": kept}
         results.write(path, contents)
     if left:
         print(f"\nnot finished in {options.minutes:g} minutes: {' '.join(left)}")

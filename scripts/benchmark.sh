@@ -2,7 +2,7 @@
 # Usage: scripts/benchmark.sh PART ... [--minutes M] [OPTION ...]     all of them: PART is all
 # Installs, measures (scripts/benchmark.py --help), writes a file to scripts/benchmark_results.
 # PYTHON=python3 uses an environment that has jax, flax, optax and torch; there the parts that read
-# pictures are not run. On a GPU that is lent for ten minutes at a time, three calls measure it all:
+# pictures are not run. On a GPU, three calls of at most ten minutes measure it all:
 #   scripts/benchmark.sh packing step extraction bfloat16 ranking --minutes 9
 #   scripts/benchmark.sh peer --minutes 9
 #   scripts/benchmark.sh memory cache devices input end-to-end --minutes 9
