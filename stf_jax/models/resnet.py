@@ -64,6 +64,17 @@ def patches(
     return jnp.concatenate([x[:, r, c] for r in rows for c in columns], -1)
 
 
+def pixelwise(x: Float[Array, "n h w c"], matrix: Float[Array, "c d"]) -> Float[Array, "n h w d"]:
+    """Multiply each pixel's channels by `matrix`.
+
+    Written as a product of two matrices: for a product with the four-dimensional `x`, XLA's CPU
+    compiler stores a transposed copy of the result's gradient, which cost a ResNet-50's training
+    step at 384x128 a seventh of its time.
+    """
+    rows = x.reshape(-1, x.shape[-1]) @ matrix
+    return rows.reshape(*x.shape[:-1], matrix.shape[-1])
+
+
 class Conv(nn.Module):
     """Bias-free convolution, padded by `dilation * (kernel // 2)` on each side.
 
@@ -87,11 +98,11 @@ class Conv(nn.Module):
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         weight = self.param("kernel", init, (k, k, x.shape[-1], self.features), self.param_dtype)
         x, weight = x.astype(self.dtype), weight.astype(self.dtype)
-        if k == 1:
-            return x[:, ::s, ::s] @ weight[0, 0]
         pad = d * (k // 2)
+        if k == 1:
+            return pixelwise(x[:, ::s, ::s], weight[0, 0])
         if x.shape[1] * x.shape[2] <= SMALL_MAP:
-            return patches(x, k, s, d, pad) @ weight.reshape(-1, self.features)
+            return pixelwise(patches(x, k, s, d, pad), weight.reshape(-1, self.features))
         return jax.lax.conv_general_dilated(
             x,
             weight,
