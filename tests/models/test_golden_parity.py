@@ -1,23 +1,20 @@
 """The model against numbers of the reference implementation, computed there in float64.
 
-What the goldens hold is described in their `spec` and below. Golden `a` goes through the dense call
+What the goldens hold is described in their `spec` and below. Case `a` goes through the dense call
 on one device; `b` is packed, its frames shuffled among padding, and in training spread over two
 devices with two tracklets and one (synchronised statistics).
 
 Reached: 2e-15 relative in evaluation, 7e-13 in the first loss, 3e-10 in every gradient, 4e-14 in
 the running means. The four updates are another matter: they amplify any difference some
 thousandfold a step (gradients of norm 3000, statistics of two or three vectors), so that rounding
-decides the digits of the later losses; see `test_rounding_alone_moves_the_later_steps`. Golden `a`
+decides the digits of the later losses; see `test_rounding_alone_moves_the_later_steps`. Case `a`
 then ends 6e-3 (loss 4) and 2e-3 (parameters) away, `b` 3e-5 and 1e-3. That this is no difference of
 functions was checked with PyTorch 2.13 on the same equations: at each of our four states its loss
 and gradients are ours (2e-10), and with our gradients in the first step, 9e-11 from its own, it
 ends 6e-3 away as well, where with its own it is 8e-5 (loss 4) and 6e-4 (parameters of `b`).
 """
 
-import json
-import zlib
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,19 +23,12 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
+from goldens import projection, read_golden, relative, weight
 
 from stf_jax.models import TemporalFusionNet
 from stf_jax.models.pretrained import variables_from_torch, variables_to_torch
 from stf_jax.models.torch_names import to_torch, torch_name
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-AMPLIFIED = {
-    "temporal_conv.0.weight": 3,
-    "relation_f.2.weight": 4,
-    "relation_f.0.weight": 2,
-    "relation_g.0.weight": 2,
-}
-LIVELY = ("temporal_conv.1.bias", "relation_f.2.bias")
 LOSS_TOLERANCES = (1e-9, 1e-6, 2e-5, 3e-2)  # relative, of the four steps
 PARAMETER_TOLERANCE = 1e-2  # after four steps, of a tensor's norm
 
@@ -47,38 +37,13 @@ PARAMETER_TOLERANCE = 1e-2  # after four steps, of a tensor's norm
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-class Golden(NamedTuple):
+class Case(NamedTuple):
     name: str
     spec: dict[str, Any]
     numbers: dict[str, np.ndarray]
     state_dict: dict[str, np.ndarray]
     frames: np.ndarray
     mask: np.ndarray
-
-
-def draw(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    seed = zlib.crc32(key.encode()) & 0xFFFFFFFF
-    return np.random.RandomState(seed).standard_normal(shape)
-
-
-def weight(tag: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    n = draw(tag + name, shape)
-    if name.endswith("running_mean"):
-        value = 0.1 * n
-    elif name.endswith("running_var"):
-        value = 1 + 0.25 * abs(n)
-    elif len(shape) >= 2:
-        value = n / np.sqrt(np.prod(shape[1:]))
-    elif name.endswith("weight"):
-        value = 1 + 0.1 * n
-    else:
-        value = 0.1 * n
-    value = value * AMPLIFIED.get(name, 1) + (name in LIVELY)
-    return value.astype(np.float32)
-
-
-def projection(name: str, value: np.ndarray) -> float:
-    return float((value * draw("dir:" + name, value.shape)).sum())
 
 
 def make_model(spec: dict[str, Any], dtype: Any) -> TemporalFusionNet:
@@ -95,26 +60,20 @@ def make_model(spec: dict[str, Any], dtype: Any) -> TemporalFusionNet:
 
 
 @pytest.fixture(scope="module", params=["a", "b"])
-def golden(request) -> Golden:
-    with np.load(FIXTURES / f"model_{request.param}.npz", allow_pickle=False) as archive:
-        numbers = dict(archive)
-    spec = json.loads(str(numbers["spec"]))
+def golden(request) -> Case:
+    spec, numbers, frames, mask = read_golden(request.param)
     model = make_model(spec, jnp.float32)
-    b, t, h, w = (spec[key] for key in "BTHW")
+    h, w = frames.shape[3:]
     abstract: Any = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1, h, w, 3)))
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
     state_dict = {
         name: weight(spec["tag"], name, value.shape)
         for name, value in variables_to_torch(zeros).items()
     }
-    r = np.random.RandomState(spec["seed"])
-    frames = r.standard_normal((b, t, 3, h, w)) * r.uniform(0.2, 2.0, (b, t, 1, 1, 1))
-    frames = (frames + r.uniform(-1.5, 1.5, (b, t, 3, 1, 1))).astype(np.float32)
-    mask = np.arange(t)[None, :] < numbers["lengths"][:, None]
-    return Golden(request.param, spec, numbers, state_dict, frames.transpose(0, 1, 3, 4, 2), mask)
+    return Case(request.param, spec, numbers, state_dict, frames.transpose(0, 1, 3, 4, 2), mask)
 
 
-def variables_of(golden: Golden, model: TemporalFusionNet, dtype: Any) -> dict[str, Any]:
+def variables_of(golden: Case, model: TemporalFusionNet, dtype: Any) -> dict[str, Any]:
     variables = variables_from_torch(golden.state_dict, model)
     return jax.tree.map(lambda value: value.astype(dtype), variables)
 
@@ -127,13 +86,7 @@ def smoothed_loss(logits, labels, count):
     return -(targets[:, None, :] * jax.nn.log_softmax(logits)).sum() / count
 
 
-def relative(found, expected) -> float:
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-
-def pack(golden: Golden, mask: np.ndarray, size: int, seed: int):
+def pack(golden: Case, mask: np.ndarray, size: int, seed: int):
     """Real frames in random order among padding that holds NaN, up to `size` rows."""
     b, t = mask.shape
     tracklet, slot = np.nonzero(mask)
@@ -146,7 +99,7 @@ def pack(golden: Golden, mask: np.ndarray, size: int, seed: int):
     return frames[order], tracklet[order].astype(np.int32), slot[order].astype(np.int32)
 
 
-def evaluate(golden: Golden, dtype: Any, packed: bool):
+def evaluate(golden: Case, dtype: Any, packed: bool):
     model = make_model(golden.spec, dtype)
     variables = variables_of(golden, model, dtype)
     if not packed:
@@ -162,7 +115,7 @@ def evaluate(golden: Golden, dtype: Any, packed: bool):
     return quick_jit(apply)(variables, frames.astype(dtype))
 
 
-def check_evaluation(golden: Golden, output, tolerance: float) -> None:
+def check_evaluation(golden: Case, output, tolerance: float) -> None:
     numbers = golden.numbers
     assert relative(output.intra_weights, numbers["intra"]) < tolerance
     assert relative(output.inter_weights, numbers["inter"]) < tolerance
@@ -277,7 +230,7 @@ def follow(step, variables: dict[str, Any], optimiser, batch) -> Trajectory:
     return Trajectory(losses, *first, by_torch_name("params", params))
 
 
-def dense_batch(golden: Golden):
+def dense_batch(golden: Case):
     everything = np.ones_like(golden.mask)
     b, t = everything.shape
     tracklet, slot = np.nonzero(everything)
@@ -285,7 +238,7 @@ def dense_batch(golden: Golden):
     return frames.astype(np.float64), tracklet, slot, golden.numbers["labels"]
 
 
-def two_device_batch(golden: Golden):
+def two_device_batch(golden: Case):
     """Tracklets 0 and 1 on the first device, tracklet 2 and an empty place on the second."""
     b, t = golden.mask.shape
     assert b == 3
