@@ -15,8 +15,9 @@ def get_config() -> ConfigDict:
     # "" | a weights file (.safetensors, .npz, .pth) | hf://owner/repo/file | another run's workdir.
     # The reference starts from ImageNet weights: convert torchvision's ResNet-50 and name it here.
     config.pretrained = ""
-    # Parts to leave as initialised when `pretrained` lacks them (an ImageNet backbone has no head).
-    config.pretrained_partial = True
+    # Leave parts as initialised that the file of `pretrained` lacks (an ImageNet backbone has no
+    # embedding, attentions and classifier); without it, a file that does not fit is an error.
+    config.pretrained_partial = False
     # Steps first,last to write a profiler trace of; () writes none.
     config.profile_steps = ()
     # Where compiled programs are kept between runs; "" is the user's cache folder, "off" nowhere.

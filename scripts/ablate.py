@@ -8,7 +8,7 @@ from typing import Any
 
 from stf_jax.compilation import use_compilation_cache
 from stf_jax.config import check_config
-from stf_jax.errors import UserError
+from stf_jax.errors import told_in_lines
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
 from stf_jax.scored_run import train_and_score
@@ -68,6 +68,7 @@ def run(seeds: list[int], argv: list[str]) -> None:
     write_scores(options.workdir / "ablation.json", table)
 
 
+@told_in_lines
 def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -75,9 +76,6 @@ def main() -> int:
     options, argv = parser.parse_known_args()
     try:
         run([int(seed) for seed in options.seeds.split(",")], argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except RunStoppedError as stopped:
         return stopped.status
     return 0

@@ -33,7 +33,7 @@ from stf_jax.data.partitions import load_layout
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import Plan, frame_counts, training_buckets
 from stf_jax.data.tracklets import TrackletTable
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, told_in_lines
 from stf_jax.prepare.__main__ import main as prepare
 
 HEIGHT, WIDTH, SLOTS, TRACKLETS = 384, 128, 25, 4
@@ -192,17 +192,14 @@ def report(found: dict[str, Any], needed: float) -> str:
     return "\n".join(lines)
 
 
+@told_in_lines
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    try:
-        options = parse(argv)
-        cores = use_cores(options.cores)
-        with tempfile.TemporaryDirectory(prefix="benchmark_input_") as folder:
-            root = options.root or draw_layout(Path(folder) / "drawn", options.identities)
-            found = compare(root, options, cores)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parse(argv)
+    cores = use_cores(options.cores)
+    with tempfile.TemporaryDirectory(prefix="benchmark_input_") as folder:
+        root = options.root or draw_layout(Path(folder) / "drawn", options.identities)
+        found = compare(root, options, cores)
     print(report(found, options.needed))
     if options.json is not None:
         options.json.write_text(json.dumps({**found, "needed": options.needed}, indent=2) + "\n")

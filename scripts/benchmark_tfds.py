@@ -32,7 +32,7 @@ from stf_jax.data import video_reid_builder
 from stf_jax.data.partitions import TrackletTable, load_layout
 from stf_jax.data.pipeline import batches, tf
 from stf_jax.data.sampling import evaluation_plan, frame_buckets, frame_counts, training_plan
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, told_in_lines
 from stf_jax.prepare.layout import image_name, write_partitions
 
 MARS_FRAMES = 1_191_003
@@ -173,6 +173,7 @@ def report(about: Mapping[str, Any], rates: Mapping[str, Mapping[str, float]]) -
     return "\n".join(lines)
 
 
+@told_in_lines
 def main() -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
@@ -191,9 +192,6 @@ def main() -> int:
         if args.root is None:
             draw_layout(layout, args.frames)
         about, rates = measure(layout, scratch / "tfds")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     finally:
         shutil.rmtree(scratch)
     print(report(about, rates))

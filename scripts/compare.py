@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stf_jax.data.partitions import load_layout
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, told_in_lines
 from stf_jax.evaluation.colour_histogram import colour_histograms
 from stf_jax.evaluation.plots import plot_cmc
 from stf_jax.evaluation.scores import format_table, make_scores, write_scores
@@ -55,6 +55,7 @@ def compare(root: Path, output: Path, runs: dict[str, Path]) -> None:
     print(f"CMC curves: {output / 'comparison.png'}; numbers: {output / 'comparison.json'}")
 
 
+@told_in_lines
 def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -63,13 +64,9 @@ def main() -> int:
     parser.add_argument("runs", nargs="*", metavar="LABEL=WORKDIR")
     options = parser.parse_args()
     pairs = [run.partition("=") for run in options.runs]
-    try:
-        if any(not workdir for _, _, workdir in pairs):
-            raise UserError(f"{options.runs}: expected LABEL=WORKDIR")
-        compare(options.layout, options.output, {a: Path(b) for a, _, b in pairs})
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if any(not workdir for _, _, workdir in pairs):
+        raise UserError(f"{options.runs}: expected LABEL=WORKDIR")
+    compare(options.layout, options.output, {a: Path(b) for a, _, b in pairs})
     return 0
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stf_jax.compilation import use_compilation_cache
 from stf_jax.config import Config
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, told_in_lines
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
 from stf_jax.scored_run import train_and_score
@@ -44,6 +44,7 @@ def summary(rows: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+@told_in_lines
 def main() -> int:
     """Run the command; return its exit status."""
     options, overrides = parse(sys.argv[1:])
@@ -63,9 +64,6 @@ def main() -> int:
             options.workdir / "splits.json",
             {label: across_splits(entries) for label, entries in rows.items()},
         )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except RunStoppedError as stopped:
         return stopped.status
     return 0

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, told_in_lines
 
 PARTS = ("train", "extract", "input", "memory")
 
@@ -183,16 +183,13 @@ def summary(found: dict[str, Any]) -> str:
     )
 
 
+@told_in_lines
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    try:
-        options = parse(argv)
-        if options.json is not None and not options.json.parent.is_dir():
-            raise UserError(f"--json {options.json}: there is no folder {options.json.parent}")
-        found = measure(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parse(argv)
+    if options.json is not None and not options.json.parent.is_dir():
+        raise UserError(f"--json {options.json}: there is no folder {options.json.parent}")
+    found = measure(options)
     print(summary(found))
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=2) + "\n")

@@ -1,9 +1,30 @@
 """The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
 
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+Arguments = ParamSpec("Arguments")
+
 
 class UserError(Exception):
     """Bad input, told in full: the file, what was found, what was expected and the mend.
 
     The message is one line per finding. Command line entry points print it to standard error
-    and exit with status 2; a traceback is shown for any other exception only.
+    and exit with status 2 (`told_in_lines`); a traceback is shown for any other exception only.
     """
+
+
+def told_in_lines(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """Decorate a command: where it raises UserError, its lines are printed and the status is 2."""
+
+    @functools.wraps(main)
+    def command(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return command

@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from stf_jax.config import Config, check_config, from_json, load_config
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, told_in_lines
 
 EPILOG = """
 train and score:       python -m stf_jax.main --config configs/mars.py --workdir runs/mars
@@ -210,6 +210,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
+@told_in_lines
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status.
 
@@ -217,20 +218,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     or Ctrl-C stopped before its last step.
     """
     options, overrides = parse(sys.argv[1:] if argv is None else argv)
-    try:
-        config = read_config(options, overrides)
-        if options.mode in _NEEDED:  # on one host
-            return _run(config, options)
-        from stf_jax import hosts
+    config = read_config(options, overrides)
+    if options.mode in _NEEDED:  # on one host
+        return _run(config, options)
+    from stf_jax import hosts
 
-        others = hosts.wanted(*(getattr(options, name) for name in _HOSTS))
-        with hosts.joined(others, stops_on_notice=options.mode == "train"):
-            status = _run(config, options)
-            # Of several hosts none may look failed: a scheduler would end those still closing.
-            return status if others is None else 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    others = hosts.wanted(*(getattr(options, name) for name in _HOSTS))
+    with hosts.joined(others, stops_on_notice=options.mode == "train"):
+        status = _run(config, options)
+        # Of several hosts none may look failed: a scheduler would end those still closing.
+        return status if others is None else 0
     return 0
 
 

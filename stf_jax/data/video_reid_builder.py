@@ -35,7 +35,7 @@ from jaxtyping import Int64
 
 from stf_jax.data.partitions import SUBSETS, load_layout, read_partitions
 from stf_jax.data.tracklets import TrackletTable
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, told_in_lines
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not needed here, and it prints a notice
@@ -264,6 +264,7 @@ def build(builder: VideoReid, layout: Path) -> None:
         ) from None
 
 
+@told_in_lines
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds the data set of one layout; returns 0, or 2 for bad input, told on standard error."""
     parser = argparse.ArgumentParser(
@@ -293,9 +294,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{builder.data_path}: is built already; remove it or give another --name"
             )
         build(builder, args.layout)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted: the same command starts the data set anew", file=sys.stderr)
         return 130

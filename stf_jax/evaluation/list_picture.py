@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, told_in_lines
 from stf_jax.evaluation.arguments import ArgumentError
 from stf_jax.evaluation.distances import METRICS, pairwise_distances
 from stf_jax.evaluation.feature_files import (
@@ -226,6 +226,7 @@ def _run(options: argparse.Namespace) -> None:
     print(f"written: {options.output}")
 
 
+@told_in_lines
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0, or 2 for bad input, told on standard error."""
     parser = argparse.ArgumentParser(
@@ -247,11 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("top", "frames"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} {getattr(options, name)}: expected 1 or more")
-    try:
-        _run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _run(options)
     return 0
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, told_in_lines
 from stf_jax.models.temporal_fusion_net import TemporalFusionNet
 from stf_jax.models.torch_names import (
     Path,
@@ -178,7 +178,7 @@ def _match(
     if missing or extra or misshapen:
         raise UserError(
             f"{report}\nexpected the model's tensors: correct the model's fields or the file, or "
-            "ask for a partial load if whole parts are missing"
+            "ask for a partial load (config.pretrained_partial=True) if whole parts are missing"
         )
     return found, report
 
@@ -248,6 +248,7 @@ def _norm(array: np.ndarray) -> float:
     return math.sqrt(float(np.square(array.astype(np.float64)).sum()))
 
 
+@told_in_lines
 def main(argv: Sequence[str] | None = None) -> int:
     """Inspect or convert a file; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -261,14 +262,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("source", metavar="IN", help="path or hf://OWNER/REPOSITORY/FILE")
     convert.add_argument("target", metavar="OUT", help="path ending in .safetensors, .npz or .pth")
     args = parser.parse_args(argv)
-    try:
-        tensors = read_tensors(locate_weights(args.source))
-        if args.command == "convert":
-            write_tensors(args.target, tensors)
-        print(layer_report(tensors))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    tensors = read_tensors(locate_weights(args.source))
+    if args.command == "convert":
+        write_tensors(args.target, tensors)
+    print(layer_report(tensors))
     return 0
 
 

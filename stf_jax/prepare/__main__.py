@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from stf_jax.errors import UserError
+from stf_jax.errors import told_in_lines
 
 # A source is a module of this package with add_arguments(parser) and run(args), imported only
 # when it is asked for ("ilids-vid" is ilids_vid.py). run returns the exit status or None for 0.
@@ -29,6 +29,7 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
+@told_in_lines
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one source; returns 0, or 2 for bad input, told on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -49,9 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(rest)
     try:
         return module.run(args) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
         if error.filename is None:
             raise

@@ -25,7 +25,7 @@ def starting_variables(
     if not source:
         return variables
     if Path(source).is_dir():
-        optional = ("classifier", "stage_attention") if config.pretrained_partial else ()
+        optional = ["classifier", *(["stage_attention"] if config.pretrained_partial else [])]
         found, fresh = checkpoint.restore_model(
             Path(source) / "checkpoints", variables, "best", optional
         )

@@ -325,10 +325,13 @@ def test_training_starts_from_random_weights_and_from_files(
     if kind == "imagenet backbone":  # as torchvision names it, with its own classifier
         backbone = {n.removeprefix("base."): t for n, t in tensors.items() if n.startswith("base.")}
         tensors = backbone | {"fc.weight": np.ones((1000, 512)), "fc.bias": np.ones(1000)}
-        config.pretrained_partial = True
     if kind != "random":
         config.pretrained = str(tmp_path / "weights.safetensors")
         write_tensors(config.pretrained, tensors)
+    if kind == "imagenet backbone":
+        with pytest.raises(UserError, match=r"config\.pretrained_partial=True"):
+            loop.train(config, tmp_path / "refused")
+        config.pretrained_partial = True
     loop.train(config, tmp_path / "run")
     said = capsys.readouterr().err
     if kind == "random":
