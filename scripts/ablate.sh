@@ -5,4 +5,5 @@
 set -euo pipefail
 workdir=${1:?usage: scripts/ablate.sh WORKDIR [--seeds 0,1,2] [--config FILE] [--config.KEY=VALUE ...]}
 shift
-exec "${PYTHON:-python}" "$(dirname "$0")/ablate.py" --workdir "$workdir" "$@"
+source "$(dirname "$0")/interpreter.sh"
+exec "$PYTHON" "$(dirname "$0")/ablate.py" --workdir "$workdir" "$@"

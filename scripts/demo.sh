@@ -6,11 +6,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seed=${1:-0}
-source scripts/environment.sh
+source scripts/environment.sh ""
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 data=data/demo-$seed
 work=runs/demo-$seed
 
+mkdir -p data
 "$PYTHON" -m stf_jax.prepare synthetic --output "$data" --seed "$seed" \
   --identities 300 --train-identities 140 --cameras 3 --min-length 8 --max-length 16 \
   --difficulty 0.35 --occlusion 1 --height 64 --width 32 --preview "$data.png"

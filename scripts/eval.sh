@@ -3,4 +3,5 @@
 set -euo pipefail
 workdir=${1:?usage: scripts/eval.sh WORKDIR [--checkpoint best|latest|STEP] [--config.KEY=VALUE ...]}
 shift
-exec "${PYTHON:-python}" -m stf_jax.main --mode evaluate --workdir "$workdir" "$@"
+source "$(dirname "$0")/interpreter.sh"
+exec "$PYTHON" -m stf_jax.main --mode evaluate --workdir "$workdir" "$@"

@@ -7,4 +7,5 @@ usage="usage: scripts/splits.sh CONFIG WORKDIR [--config.KEY=VALUE ...]"
 config=${1:?$usage}
 workdir=${2:?$usage}
 shift 2
-exec "${PYTHON:-python}" "$(dirname "$0")/splits.py" --config "$config" --workdir "$workdir" "$@"
+source "$(dirname "$0")/interpreter.sh"
+exec "$PYTHON" "$(dirname "$0")/splits.py" --config "$config" --workdir "$workdir" "$@"

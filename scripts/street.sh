@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seed=${1:-0}
-source scripts/environment.sh
+source scripts/environment.sh ""
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 demo=runs/demo-$seed
 work=runs/street-$seed

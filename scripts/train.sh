@@ -4,4 +4,5 @@ set -euo pipefail
 config=${1:?usage: scripts/train.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
 workdir=${2:?usage: scripts/train.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
 shift 2
-exec "${PYTHON:-python}" -m stf_jax.main --config "$config" --workdir "$workdir" "$@"
+source "$(dirname "$0")/interpreter.sh"
+exec "$PYTHON" -m stf_jax.main --config "$config" --workdir "$workdir" "$@"
