@@ -23,8 +23,8 @@ def get_config() -> ConfigDict:
     config.augment.blur = 0.0
 
     config.model.backbone = "resnet18"
-    # The recipe's 1 keeps a larger map of the last stage, at twice the price of a step; in so short a
-    # run the steps are worth more.
+    # The recipe's 1 keeps a larger map of the last stage; in so short a run the steps that it costs
+    # are worth more.
     config.model.last_stride = 2
     config.model.embed_dim = 256
     config.model.stage_attention = "learned"

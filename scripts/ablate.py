@@ -8,7 +8,7 @@ from typing import Any
 
 from stf_jax.compilation import use_compilation_cache
 from stf_jax.config import check_config
-from stf_jax.errors import told_in_lines
+from stf_jax.errors import UserError, told_in_lines
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
 from stf_jax.scored_run import train_and_score
@@ -44,14 +44,23 @@ def format_rows(rows: dict[str, list[dict[str, Any]]], finished: bool) -> str:
     return "\n".join(lines)
 
 
-def run(seeds: list[int], argv: list[str]) -> None:
-    """Train and score what is missing, seed by seed; print the table after each seed."""
+def run(seeds: list[int], only: list[str], argv: list[str]) -> None:
+    """Train and score what is missing, seed by seed; print the table after each seed.
+
+    `only`: names of variants; empty for all.
+    """
     if "--config" not in argv:
         argv = ["--config", str(ABLATION), *argv]
     options, overrides = parse(argv)
     rows: dict[str, list[dict[str, Any]]] = {}
+    wanted = variants()
+    unknown = [name for name in only if name not in wanted]
+    if unknown:
+        raise UserError(f"--only {unknown[0]!r}: expected one of {', '.join(map(repr, wanted))}")
     for seed in seeds:
-        for variant, (stages, frame_attention, stage_attention) in variants().items():
+        for variant, (stages, frame_attention, stage_attention) in wanted.items():
+            if only and variant not in only:
+                continue
             config = read_config(options, overrides)
             config.seed = seed
             config.model.stages, config.model.frame_attention = stages, frame_attention
@@ -73,9 +82,14 @@ def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--only", action="append", default=[], metavar="VARIANT")
     options, argv = parser.parse_known_args()
     try:
-        run([int(seed) for seed in options.seeds.split(",")], argv)
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {options.seeds}: expected numbers, such as 0,1,2") from None
+    try:
+        run(seeds, options.only, argv)
     except RunStoppedError as stopped:
         return stopped.status
     return 0

@@ -441,3 +441,10 @@ def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys
     assert ablate.main() == 0
     assert [line for line in capsys.readouterr().out.split("\n") if "both" in line]
     assert set(json.loads((tmp_path / "ablation.json").read_text())) == set(chosen)
+    monkeypatch.setattr("sys.argv", ["ablate.py", *argv, "--only", "2+4, both"])
+    assert ablate.main() == 0
+    assert "late, none" not in capsys.readouterr().out
+    for option, value in (("--only", "late"), ("--seeds", "0,one")):
+        monkeypatch.setattr("sys.argv", ["ablate.py", *argv, option, value])
+        assert ablate.main() == 2
+        assert f"error: {option} " in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""What the shell scripts ask for, seen by a stand-in for Python that writes its arguments down."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAND_IN = """#!/usr/bin/env bash
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-c "*) ;;
+  *) echo "$*" >>"$TOLD" ;;
+esac
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The files that scripts need, and `base`, an interpreter that does nothing."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    base = tmp_path / "base"
+    base.write_text(STAND_IN)
+    base.chmod(0o755)
+    return tmp_path
+
+
+def run(clone: Path, *command: str, **environment: str) -> tuple[int, list[str], str]:
+    """Return the status, what Python was asked for and what was said to standard error."""
+    told = clone / "told.txt"
+    told.write_text("")
+    kept = ("PYTHON", "STF_VENV", "VIRTUAL_ENV", "CONDA_PREFIX")
+    env = {k: v for k, v in os.environ.items() if k not in kept}
+    env |= {"STF_BASE_PYTHON": str(clone / "base"), "TOLD": str(told), **environment}
+    done = subprocess.run(
+        ["bash", *command], cwd=clone, env=env, capture_output=True, text=True, check=False
+    )
+    return done.returncode, told.read_text().splitlines(), done.stderr
+
+
+@pytest.mark.parametrize("seed", ["", "3"])
+def test_demo_from_a_clone_without_data(clone, seed):
+    status, asked, told = run(clone, "scripts/demo.sh", *filter(None, [seed]))
+    assert status == 0, told
+    installs = [line for line in asked if line.startswith("-m pip install")]
+    assert len(installs) == 1
+    assert installs[0].split()[-1] in (str(clone), f"{clone}[cuda]")
+    assert (clone / "data").is_dir()  # of the preview
+    number = seed or "0"
+    runs = [line for line in asked if f"--config.seed={number}" in line]
+    assert [f"--workdir runs/demo-{number}/fusion" in line for line in runs].count(True) == 1
+    assert len(runs) == 2
+    assert asked[-1].startswith("scripts/compare.py")
+    status, asked, _ = run(clone, "scripts/demo.sh")
+    assert status == 0
+    assert not [line for line in asked if "pip" in line]  # installed once
+
+
+def test_a_script_that_needs_more_installs_it(clone):
+    run(clone, "scripts/demo.sh")
+    status, asked, told = run(clone, "scripts/test.sh", "-x")
+    assert status == 0, told
+    assert asked[0].split()[-1] in (f"{clone}[dev]", f"{clone}[dev,cuda]")
+    assert asked[-1] == "-m pytest -x"
+
+
+@pytest.mark.parametrize("script", ["eval", "train", "splits", "ablate"])
+def test_scripts_that_install_nothing(clone, script):
+    arguments = ["configs/mars.py"] * (script in ("train", "splits")) + ["runs/mars"]
+    command = [f"scripts/{script}.sh", *arguments]
+    bare = clone / "bin"
+    bare.mkdir()
+    (bare / "python").write_text("#!/bin/sh\nexit 1\n")
+    (bare / "python").chmod(0o755)
+    path = f"{bare}:{os.environ['PATH']}"
+    status, _, told = run(clone, *command, PATH=path)
+    assert status == 2
+    assert told == (
+        "error: python has no stf-jax; install it (README, Install by hand), or set PYTHON\n"
+    )
+    run(clone, "scripts/demo.sh")
+    status, asked, told = run(clone, *command, PATH=path)  # .venv is there now
+    assert (status, told) == (0, "")
+    assert len(asked) == 1
+    assert "runs/mars" in asked[0]
+    status, _, told = run(clone, command[0])
+    assert status == 1
+    assert "usage: scripts/" in told
