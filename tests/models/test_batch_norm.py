@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stf_jax.models.batch_norm import BatchNorm, masked_moments
+from stf_jax.models.batch_norm import BatchNorm, masked_moments, normalise
 
 C = 3
 
@@ -90,6 +91,33 @@ def test_a_large_mean_costs_no_variance():
         np.testing.assert_allclose(mean, wide.mean((0, 1)), rtol=1e-7)
         np.testing.assert_allclose(var, wide.var((0, 1)), rtol=1e-3)
         assert count == 64 * 50
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_gradient_is_that_of_the_formula(masked):
+    """Of outputs (padded rows' too) and moments, for arbitrary cotangents; float64."""
+    mask = jnp.array([True, False, True, True]) if masked else None
+
+    def formula(x, scale, bias):
+        rows = (x if mask is None else x[np.array(mask)]).reshape(-1, C)
+        mean, var = rows.mean(0), rows.var(0)
+        y = (x - mean[None, None]) / jnp.sqrt(var + 1e-5)[None, None] * scale[None, None]
+        return y + bias[None, None], mean, var
+
+    def ours(x, scale, bias):
+        found: Any = normalise(x, mask, scale, bias, 1e-5, None)
+        y, (mean, var, _) = found
+        return y, mean, var
+
+    with jax.enable_x64(True):
+        r = np.random.RandomState(3)
+        arguments = data(4).astype(np.float64), r.uniform(0.5, 2, C), r.standard_normal(C)
+        found, pull = jax.vjp(ours, *map(jnp.asarray, arguments))
+        expected, expected_pull = jax.vjp(formula, *map(jnp.asarray, arguments))
+        cotangents = jax.tree.map(lambda leaf: jnp.asarray(r.standard_normal(leaf.shape)), found)
+        close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+        jax.tree.map(close, found, expected)
+        jax.tree.map(close, pull(cotangents), expected_pull(cotangents))
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (4, 0), (2, 2)])
