@@ -14,6 +14,8 @@ from stf_jax.config import load_config
 def get_config() -> ConfigDict:
     config = load_config(Path(__file__).with_name("demo.py"))
     config.data.root = "data/street"
+    # Real people have finer marks than drawn ones; the demo's filters serve at other sizes, too.
+    config.data.height, config.data.width = 96, 48
     config.data.tracklets_per_device = 16  # four of the five people
     config.pretrained = "runs/demo-0/fusion"
     config.augment.hsv = 0.5
