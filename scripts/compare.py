@@ -2,7 +2,8 @@
 
 Usage: python scripts/compare.py --layout DIR --output DIR LABEL=WORKDIR [LABEL=WORKDIR ...]
 The runs must have been evaluated (`--mode evaluate`). A run that logged its scores before training
-(config.train.evaluate_before) is shown at that point, too.
+(config.train.evaluate_before) is shown at that point, too. Behind the table stands how much higher
+the last run's mAP is than the others'.
 """
 
 import argparse
@@ -11,9 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stf_jax.data.partitions import load_layout
+import numpy as np
+
+from stf_jax.data.partitions import TrackletTable, load_layout
 from stf_jax.errors import UserError, told_in_lines
+from stf_jax.evaluation import Ranking, mean_ap_difference
 from stf_jax.evaluation.colour_histogram import colour_histograms
+from stf_jax.evaluation.feature_files import read_features
 from stf_jax.evaluation.plots import plot_cmc
 from stf_jax.evaluation.scores import format_table, make_scores, write_scores
 from stf_jax.evaluation.scoring import rank_table
@@ -31,6 +36,40 @@ def untrained(workdir: Path, row: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def ranking_of(workdir: Path, row: dict[str, Any], table: TrackletTable) -> Ranking | None:
+    """Rank a run's features again; None where its scores come from more than these (re-ranking)."""
+    options = row["options"]
+    if options["reranked"] or options["multi_query"]:
+        return None
+    path = workdir / "features.npz"
+    found = read_features(path)
+    if not np.array_equal(found.names, table.names):
+        raise UserError(
+            f"{path}: features of other images than {table.image_dir} has; expected the same "
+            "layout; evaluate the run on it (--mode evaluate)"
+        )
+    (ranking,) = rank_table(
+        found.features, table, (PROTOCOL,), distance=options["distance"]
+    ).values()
+    return ranking
+
+
+def gains(rankings: dict[str, Ranking | None]) -> list[str]:
+    """Say how much higher the last one's mAP is than that of each of the others."""
+    *others, last = rankings
+    lines = []
+    for label in others:
+        one, other = rankings[last], rankings[label]
+        if one is None or other is None:
+            continue
+        gain, low, high = (100 * value for value in mean_ap_difference(one, other))
+        lines.append(
+            f"mAP of {last} over {label}: {gain:+.1f} ({low:+.1f} to {high:+.1f}: 95 % bootstrap "
+            "interval over queries, paired)"
+        )
+    return lines
+
+
 def compare(root: Path, output: Path, runs: dict[str, Path]) -> None:
     """Print the table and write comparison.json and comparison.png into `output`."""
     table = load_layout(root, subsets=("test",)).test
@@ -38,6 +77,7 @@ def compare(root: Path, output: Path, runs: dict[str, Path]) -> None:
         raise UserError(f"{root}: no test images; expected some to rank")
     (histogram,) = rank_table(colour_histograms(table), table, (PROTOCOL,)).values()
     rows = {"colour histogram, untrained": make_scores(histogram)}
+    rankings: dict[str, Ranking | None] = {"the colour histogram": histogram}
     for label, workdir in runs.items():
         path = workdir / "scores.json"
         if not path.is_file():
@@ -47,11 +87,12 @@ def compare(root: Path, output: Path, runs: dict[str, Path]) -> None:
         if before is not None:
             rows[f"{label}, before training"] = before
         rows[label] = row
+        rankings[label] = ranking_of(workdir, row, table)
     output.mkdir(parents=True, exist_ok=True)
     write_scores(output / "comparison.json", rows)
     curves = {label: row["cmc"] for label, row in rows.items() if row["cmc"]}
     plot_cmc(curves, output / "comparison.png", title=f"{root}, protocol {PROTOCOL}")
-    print(format_table(rows))
+    print("\n".join([format_table(rows), *gains(rankings)]))
     print(f"CMC curves: {output / 'comparison.png'}; numbers: {output / 'comparison.json'}")
 
 

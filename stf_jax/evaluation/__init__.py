@@ -1,7 +1,7 @@
 """Features -> scores and pages."""
 
 from stf_jax.evaluation.arguments import ArgumentError
-from stf_jax.evaluation.bootstrap import Intervals, bootstrap_intervals
+from stf_jax.evaluation.bootstrap import Intervals, bootstrap_intervals, mean_ap_difference
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.protocols import (
     PROTOCOLS,
@@ -21,6 +21,7 @@ __all__ = [
     "ProtocolRows",
     "Ranking",
     "bootstrap_intervals",
+    "mean_ap_difference",
     "pairwise_distances",
     "pool_queries",
     "rank_gallery",

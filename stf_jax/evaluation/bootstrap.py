@@ -68,6 +68,34 @@ def bootstrap_intervals(
     return Intervals(level, resamples, seed, ends)
 
 
+def mean_ap_difference(
+    one: Ranking,
+    other: Ranking,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """How much higher `one`'s mAP is than `other`'s for the same queries, and its interval's ends.
+
+    Paired: a resample takes the same queries of both, so that what makes a query hard for both
+    cancels out. Arguments as in `bootstrap_intervals`; NaN where no query is valid.
+
+    Raises:
+        ArgumentError: (a ValueError) the rankings are not of the same queries.
+    """
+    valid = one.match_counts > 0
+    if not np.array_equal(valid, other.match_counts > 0):
+        raise ArgumentError("other: expected a ranking of the same queries")
+    if not valid.any():
+        return (np.nan, np.nan, np.nan)
+    gains = (one.average_precisions - other.average_precisions)[valid]
+    means = _resampled_means(gains[:, None], resamples, seed)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(gains.mean()), float(low), float(high)
+
+
 def _resampled_means(
     values: Float[np.ndarray, "n s"], resamples: int, seed: int
 ) -> Float[np.ndarray, "r s"]:

@@ -1,11 +1,17 @@
 """Bootstrap intervals against a loop of resamples and against theory."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
-from stf_jax.evaluation import bootstrap, bootstrap_intervals, rank_gallery
+from stf_jax.evaluation import (
+    bootstrap,
+    bootstrap_intervals,
+    mean_ap_difference,
+    rank_gallery,
+)
 
 
 def make_ranking(num_queries=300, seed=0, **options):
@@ -55,6 +61,23 @@ def test_seeded_and_alike_in_pieces(monkeypatch):
     assert whole.ends != bootstrap_intervals(ranking, resamples=50, seed=4).ends
     monkeypatch.setattr(bootstrap, "_DRAWN", 7 * ranking.valid_queries)
     assert whole.ends == bootstrap_intervals(ranking, resamples=50, seed=3).ends
+
+
+def test_a_paired_difference():
+    one, other = make_ranking(seed=0), make_ranking(seed=1)
+    with pytest.raises(ValueError, match="same queries"):
+        mean_ap_difference(one, other)
+    random = np.random.default_rng(5)
+    gains = random.normal(0.1, 0.05, one.num_queries)
+    better = dataclasses.replace(one, average_precisions=one.average_precisions + gains)
+    gain, low, high = mean_ap_difference(better, one, resamples=4000)
+    valid = one.match_counts > 0
+    assert gain == pytest.approx(gains[valid].mean())
+    # That the queries themselves differ much more is of no account.
+    width = 2 * 1.96 * gains[valid].std() / np.sqrt(valid.sum())
+    assert high - low == pytest.approx(width, rel=0.1)
+    assert low < gain < high
+    assert mean_ap_difference(one, one) == (0, 0, 0)
 
 
 def test_one_valid_query_leaves_no_width():

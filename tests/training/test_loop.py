@@ -448,3 +448,26 @@ def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys
         monkeypatch.setattr("sys.argv", ["ablate.py", *argv, option, value])
         assert ablate.main() == 2
         assert f"error: {option} " in capsys.readouterr().err
+
+
+def test_compare_tells_runs_apart(straight, layout, tmp_path, monkeypatch, capsys) -> None:
+    compare = script("compare")
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(straight, run)
+    evaluate_workdir(tiny_config(layout), run, "best")
+    shutil.copytree(run, other)
+    capsys.readouterr()
+    argv = ["--layout", str(layout), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["compare.py", *argv, f"one={other}", f"two={run}"])
+    assert compare.main() == 0
+    said = capsys.readouterr().out
+    assert "colour histogram, untrained" in said
+    assert "mAP of two over one: +0.0 (+0.0 to +0.0: 95 % bootstrap" in said
+    assert set(json.loads((tmp_path / "out" / "comparison.json").read_text())) >= {"one", "two"}
+    elsewhere = make_layout(tmp_path / "elsewhere", identities=10)
+    argv[1] = str(elsewhere)
+    monkeypatch.setattr("sys.argv", ["compare.py", *argv, f"one={other}"])
+    assert compare.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {other / 'features.npz'}: features of other images")
+    assert len(said.splitlines()) == 1
