@@ -4,6 +4,8 @@
 """
 
 import argparse
+import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -185,10 +187,25 @@ def _find_query(features: FeatureSet, rows: np.ndarray, wanted: str, path: Path)
     raise UserError(f"--query {wanted}: no such query in {path}; expected a name such as {some!r}")
 
 
+def _read(path: Path, images: Path | None) -> FeatureSet:
+    """Read features whose images are there: in `images` if given."""
+    features = read_features(path)
+    if images is not None:
+        features = dataclasses.replace(features, image_dir=str(images))
+    if len(features.names):
+        first = Path(features.image_dir) / os.fsdecode(bytes(features.names[0]))
+        if not first.is_file():
+            raise UserError(
+                f"{path}: {first} is not there; expected the images that the features are of; "
+                "--images says where they are (moved, or packed into a tfds data set)"
+            )
+    return features
+
+
 def _run(options: argparse.Namespace) -> None:
-    features = read_features(options.features)
+    features = _read(options.features, options.images)
     if options.gallery is not None:
-        gallery, queries = read_features(options.gallery), np.arange(features.num_tracklets)
+        gallery, queries = _read(options.gallery, options.images), np.arange(features.num_tracklets)
     else:
         rows = select_rows(
             options.protocol,
@@ -239,6 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--query", required=True, help="its name in the report, 000012_10001, or a person's id"
     )
     parser.add_argument("--output", type=Path, required=True, help="a .pdf, .png or .svg")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the images, if not where they were"
+    )
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="step")
     parser.add_argument("--distance", choices=METRICS, default="euclidean")
     parser.add_argument("--top", type=int, default=6, help="entries (default %(default)s)")

@@ -1,5 +1,6 @@
 """The picture of one ranked list, and its command."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,20 @@ def test_command_writes_what_the_suffix_says(tracklets: FeatureSet, tmp_path: Pa
     assert "expected one of .pdf, .png, .svg" in capsys.readouterr().err
     assert main([str(tmp_path / "none.npz"), "--query", "1", "--output", "a.pdf"]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_images_that_lie_elsewhere(tracklets: FeatureSet, tmp_path: Path, capsys) -> None:
+    features, output = tmp_path / "features.npz", tmp_path / "list.png"
+    lost = dataclasses.replace(tracklets, image_dir=str(tmp_path / "gone"))
+    write_features(features, lost)
+    argv = [str(features), "--query", "1", "--output", str(output)]
+    assert main(argv) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {features}: {tmp_path / 'gone'}")
+    assert "--images" in told
+    assert not output.exists()
+    assert main([*argv, "--images", tracklets.image_dir]) == 0
+    assert output.exists()
 
 
 def test_nothing_to_draw(tracklets: FeatureSet, tmp_path: Path) -> None:
