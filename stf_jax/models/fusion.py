@@ -16,6 +16,7 @@ from stf_jax.models.batch_norm import BatchNorm
 
 RELATION_G = (768, 512, 512, 512)
 RELATION_F = (128, 1)
+RELATION_FRAMES = 4
 
 
 def stripe_means(maps: Float[Array, "n h w c"], num_stripes: int) -> Float[Array, "n s c"]:
@@ -109,10 +110,12 @@ class RelationNetwork(nn.Module):
 
     The first layer of g is split into its halves for x_j and x_i, so that the large products are
     2T and not T^2, and no array of pairs is wider than g's first layer. `initial_scale` scales
-    the scores at the start.
+    the scores at the start. `averaged` takes the mean over j, as large as the sum over four frames:
+    scores that a softmax takes must not grow with the number of frames.
     """
 
     initial_scale: float = 1.0
+    averaged: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -128,7 +131,10 @@ class RelationNetwork(nn.Module):
         for k, width in enumerate(RELATION_G[1:], start=1):
             pairs = nn.relu(nn.Dense(width, **types, name=f"g_{k}")(pairs))
         pairs = jnp.where(counted[:, None, :, None], pairs.astype(wide), 0)
-        r = nn.relu(nn.Dense(RELATION_F[0], **types, name="f_0")(pairs.sum(2)))
+        related = pairs.sum(2)
+        if self.averaged:
+            related = related * (RELATION_FRAMES / jnp.maximum(counted.sum(1), 1))[:, None, None]
+        r = nn.relu(nn.Dense(RELATION_F[0], **types, name="f_0")(related))
         init = nn.initializers.variance_scaling(self.initial_scale**2, "fan_in", "truncated_normal")
         r = nn.Dense(RELATION_F[1], **types, kernel_init=init, name="f_1")(r)[..., 0]
         return r.astype(wide)

@@ -46,9 +46,10 @@ class TemporalFusionNet(nn.Module):
     mean is taken, () is the plain mean over real frames; `stage_attention` "mean" or "learned";
     `relation_padding` "mask" (padded slots count for nothing) or "reference" (the relation sums run
     over padded slots too, as published); `bounded_attention` keeps the published ReLU and
-    sigmoid over the attentions' scores, False takes the softmax over time; `dtype` of the
-    arithmetic, `param_dtype` of the weights; `remat` to recompute instead of store;
-    `axis_name` to synchronise BatchNorm over devices.
+    sigmoid over the attentions' scores, False takes the softmax over time, with the relation's
+    mean over the frames in place of its sum; `dtype` of the arithmetic, `param_dtype` of the
+    weights; `remat` to recompute instead of store; `axis_name` to synchronise BatchNorm over
+    devices.
 
     Raises ValueError, when first called, for a field outside these.
     """
@@ -111,7 +112,7 @@ class TemporalFusionNet(nn.Module):
         if "intra" in self.frame_attention:
             self.intra_attention = IntraAttention(scale, **synced)
         if "inter" in self.frame_attention:
-            self.relation = RelationNetwork(scale, **types)
+            self.relation = RelationNetwork(scale, not self.bounded_attention, **types)
         if self.stage_attention == "learned":
             self.stage_scorer = StageAttention(**types, name="stage_attention")
         if self.num_classes:

@@ -184,6 +184,20 @@ def test_gradients_see_no_padding_and_no_remat(variables):
         assert np.linalg.norm(a - b) < 1e-2 * scale, name
 
 
+def test_unbounded_weights_do_not_sharpen_with_the_number_of_frames(variables):
+    """Every frame twice: half of the weight each, the same features. The published sum differs."""
+    frames, mask = batch()
+    twice = np.concatenate([frames, frames], 1), np.concatenate([mask, mask], 1)
+    free = SMALL.clone(bounded_attention=False)
+    once, doubled = evaluate(free, variables, frames, mask), evaluate(free, variables, *twice)
+    assert np.ptp(once.inter_weights[0]) > 0.01
+    for name in ("intra_weights", "inter_weights", "frame_weights"):
+        close(2 * getattr(doubled, name)[:, :T], getattr(once, name), err_msg=name)
+    close(doubled.features, once.features)
+    bounded, more = evaluate(SMALL, variables, frames, mask), evaluate(SMALL, variables, *twice)
+    assert np.abs(2 * more.inter_weights[:, :T] - bounded.inter_weights).max() > 1e-3
+
+
 def test_reference_padding_counts_padded_slots(variables, output):
     """As published: the relation sums see e(0) in empty slots; without any, the same weights."""
     model = SMALL.clone(relation_padding="reference")
