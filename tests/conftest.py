@@ -1,10 +1,14 @@
 """Strict settings for every test: virtual devices, no silent broadcasting of ranks."""
 
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Triton's library crashes in a process that has TensorFlow's; PyTorch on a CPU does without it.
+sys.modules["triton"] = None  # pyright: ignore[reportArgumentType]
 
 import jax
 
