@@ -7,10 +7,10 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
+
 # Triton's library crashes in a process that has TensorFlow's; PyTorch on a CPU does without it.
 sys.modules["triton"] = None  # pyright: ignore[reportArgumentType]
-
-import jax
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
