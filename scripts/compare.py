@@ -16,7 +16,7 @@ import numpy as np
 
 from stf_jax.data.partitions import TrackletTable, load_layout
 from stf_jax.errors import UserError, told_in_lines
-from stf_jax.evaluation import Ranking, mean_ap_difference
+from stf_jax.evaluation import ArgumentError, Ranking, mean_ap_difference
 from stf_jax.evaluation.colour_histogram import colour_histograms
 from stf_jax.evaluation.feature_files import read_features
 from stf_jax.evaluation.plots import plot_cmc
@@ -62,7 +62,10 @@ def gains(rankings: dict[str, Ranking | None]) -> list[str]:
         one, other = rankings[last], rankings[label]
         if one is None or other is None:
             continue
-        gain, low, high = (100 * value for value in mean_ap_difference(one, other))
+        try:
+            gain, low, high = (100 * value for value in mean_ap_difference(one, other))
+        except ArgumentError:  # other queries: what one run could not read is left out of it
+            continue
         lines.append(
             f"mAP of {last} over {label}: {gain:+.1f} ({low:+.1f} to {high:+.1f}: 95 % bootstrap "
             "interval over queries, paired)"

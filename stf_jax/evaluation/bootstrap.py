@@ -47,10 +47,7 @@ def bootstrap_intervals(
     Raises:
         ArgumentError: (a ValueError) naming the argument out of its range.
     """
-    if not 0 < level < 1:
-        raise ArgumentError(f"level: {level!r}; expected a number between 0 and 1")
-    resamples = checked_count("resamples", resamples)
-    seed = checked_count("seed", seed, least=0)
+    resamples, seed = _checked(level, resamples, seed)
     valid = ranking.match_counts > 0
     scores = {
         "mAP": ranking.average_precisions[valid],
@@ -61,9 +58,7 @@ def bootstrap_intervals(
             scores[f"rank-{k}"] = ranking.query_cmc[valid, k - 1]
     if not valid.any():
         return Intervals(level, resamples, seed, dict.fromkeys(scores, (np.nan, np.nan)))
-    means = _resampled_means(np.stack(list(scores.values()), axis=1), resamples, seed)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    low, high = _ends(np.stack(list(scores.values()), axis=1), level, resamples, seed)
     ends = {name: (float(a), float(b)) for name, a, b in zip(scores, low, high, strict=True)}
     return Intervals(level, resamples, seed, ends)
 
@@ -82,18 +77,32 @@ def mean_ap_difference(
     cancels out. Arguments as in `bootstrap_intervals`; NaN where no query is valid.
 
     Raises:
-        ArgumentError: (a ValueError) the rankings are not of the same queries.
+        ArgumentError: (a ValueError) the rankings are not of the same queries, or an argument out
+            of its range.
     """
+    resamples, seed = _checked(level, resamples, seed)
     valid = one.match_counts > 0
     if not np.array_equal(valid, other.match_counts > 0):
         raise ArgumentError("other: expected a ranking of the same queries")
     if not valid.any():
         return (np.nan, np.nan, np.nan)
     gains = (one.average_precisions - other.average_precisions)[valid]
-    means = _resampled_means(gains[:, None], resamples, seed)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    (low,), (high,) = _ends(gains[:, None], level, resamples, seed)
     return float(gains.mean()), float(low), float(high)
+
+
+def _checked(level: float, resamples: int, seed: int) -> tuple[int, int]:
+    if not 0 < level < 1:
+        raise ArgumentError(f"level: {level!r}; expected a number between 0 and 1")
+    return checked_count("resamples", resamples), checked_count("seed", seed, least=0)
+
+
+def _ends(
+    values: Float[np.ndarray, "n s"], level: float, resamples: int, seed: int
+) -> Float[np.ndarray, "2 s"]:
+    """Percentiles of the resampled means that leave `level` between them."""
+    tail = (1 - level) / 2
+    return np.quantile(_resampled_means(values, resamples, seed), [tail, 1 - tail], axis=0)
 
 
 def _resampled_means(

@@ -192,13 +192,13 @@ def _read(path: Path, images: Path | None) -> FeatureSet:
     features = read_features(path)
     if images is not None:
         features = dataclasses.replace(features, image_dir=str(images))
-    if len(features.names):
-        first = Path(features.image_dir) / os.fsdecode(bytes(features.names[0]))
-        if not first.is_file():
-            raise UserError(
-                f"{path}: {first} is not there; expected the images that the features are of; "
-                "--images says where they are (moved, or packed into a tfds data set)"
-            )
+    folder = Path(features.image_dir)
+    found = ((folder / os.fsdecode(name)).is_file() for name in features.names.tolist())
+    if len(features.names) and not any(found):  # one that is lost is drawn as such
+        raise UserError(
+            f"{path}: {folder} has none of the images; expected those that the features are of; "
+            "--images says where they are (moved, or packed into a tfds data set)"
+        )
     return features
 
 
