@@ -54,6 +54,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def told_command(argv: list[str] | None) -> list[str]:
+    """Return the command's words without where it writes: results travel, folders do not."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if "--output" not in (before, word.partition("=")[0])
+    ]
+
+
 def measure(part: str, settings: Settings, seconds: float | None) -> dict[str, Any]:
     """Run a part, print its table, return what the JSON file keeps of it."""
     print(f"\n{part}: {PARTS[part]}", flush=True)
@@ -88,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{device['processor']}, Python {device['python']}, "
         + ", ".join(f"{name} {version}" for name, version in device["versions"].items())
         + f"; commit {device['revision'][:12]}"
+        + (f"; XLA_FLAGS {device['xla_flags']}" if device["xla_flags"] else "")
     )
     kept: list[dict[str, Any]] = []
     left: list[str] = []
@@ -102,9 +113,9 @@ def main(argv: list[str] | None = None) -> int:
             kept.append(measure(part, settings, remaining))
         if kept[-1]["status"] == "out of time" or kept[-1]["reason"] == "the time was up":
             left.append(part)
-        contents = {"date": now.isoformat(timespec="seconds"), "command": sys.argv[1:]}
+        contents = {"date": now.isoformat(timespec="seconds"), "command": told_command(argv)}
         used = to_dict(settings)
-        used["tables"] = used["tables"].removeprefix(f"{ROOT}/")  # results travel, folders do not
+        used["tables"] = used["tables"].removeprefix(f"{ROOT}/")
         contents |= {"device": device, "settings": used, "parts": kept}
         results.write(path, contents)
     if left:

@@ -257,7 +257,9 @@ def test_nothing_is_begun_when_the_time_is_up(tmp_path, capsys):
     arguments = ["step", *TINY, "--minutes", "0", "--output", str(tmp_path)]
     assert benchmark.main(arguments) == 0
     (path,) = tmp_path.glob("*.json")
-    (part,) = json.loads(path.read_text())["parts"]
+    found = json.loads(path.read_text())
+    assert found["command"] == ["step", *TINY, "--minutes", "0"]
+    (part,) = found["parts"]
     assert part == {"part": "step", "status": "not run", "reason": "the time was up", "rows": []}
     assert "not finished in 0 minutes: step" in capsys.readouterr().out
 

@@ -22,7 +22,8 @@ def run(settings: Settings) -> Iterator[Row]:
     """Yield the rows of the four questions, each measured in processes of its own."""
     yield {
         "note": f"training at {settings.tracklets} x {settings.slots} frames, {settings.dtype}; "
-        "program: what the compiler plans to hold (arguments, results, between)"
+        "kept: what the forward pass keeps for the backward one; program: what the compiler plans "
+        "to hold (arguments, results, between)"
     }
     plain = 0.0
     for remat in (False, True):
@@ -75,6 +76,7 @@ def of_training(settings: Settings) -> Iterator[Row]:
     yield {
         "ms": 1e3 * seconds,
         "frames/s": batch["tracklet"].size / seconds,
+        "kept GB": _gigabytes(workload.kept_bytes(settings, batch)),
         "program GB": _gigabytes(program.memory()),
         "device GB": _gigabytes(workload.peak_device_memory()),
         "host GB": _gigabytes(workload.peak_host_memory()),

@@ -21,7 +21,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch", "tensor
 
 
 def describe(settings: Settings) -> Iterator[Row]:
-    """Yield one row: the device, processor and versions of this process."""
+    """Yield one row: the device, processor, versions and compiler's flags of this process."""
     import jax
 
     device = jax.devices()[0]
@@ -33,6 +33,7 @@ def describe(settings: Settings) -> Iterator[Row]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
         "python": platform.python_version(),
         "versions": versions(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "revision": revision(),
     }
 

@@ -190,6 +190,38 @@ def step_seconds(settings: Settings, run: Training, program: Program, batch: Bat
     return statistics.median(rounds) / settings.steps
 
 
+def kept_bytes(settings: Settings, batch: Batch) -> int:
+    """Return what the forward pass keeps for the backward one, weights included; runs nothing.
+
+    Of the traced program, so what the compiler makes of it (`Program.memory`) is another matter.
+    """
+    model = build_model(settings.model, settings.num_classes)
+    variables = jax.eval_shape(
+        lambda: init_variables(model, settings.seed, settings.height, settings.width)
+    )
+
+    def backward(variables, images, tracklet, slot):
+        def logits(params):
+            output, _ = model.apply(
+                {**variables, "params": params},
+                images.astype(model.dtype),
+                tracklet,
+                slot,
+                num_tracklets=settings.tracklets,
+                num_slots=settings.slots,
+                train=True,
+                method="packed",
+                mutable=["batch_stats"],
+            )
+            return output.logits
+
+        return jax.vjp(logits, variables["params"])[1]
+
+    share = {name: array[0] for name, array in batch.items()}
+    kept = jax.eval_shape(backward, variables, share["images"], share["tracklet"], share["slot"])
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
 def peak_device_memory() -> int | None:
     """Return the most bytes in use on the first device so far; None where it does not say."""
     found = jax.local_devices()[0].memory_stats() or {}
