@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarking import child, memory, results, roofline, settings, workload
+from benchmarking import child, layers, memory, results, roofline, settings, workload
 from benchmarking.lengths import (
     mars_table,
     padded_plan,
@@ -22,6 +22,7 @@ from PIL import Image
 
 from stf_jax.data.sampling import evaluation_plan, frame_counts
 from stf_jax.evaluation.extract import extract_features
+from stf_jax.models.resnet import Conv, ResNet
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "tests" / "fixtures" / "mars_info"
@@ -92,6 +93,52 @@ def test_flops_of_products_are_counted_inside_of_inner_programs():
     a, b = jnp.ones((3, 5)), jnp.ones((5, 7))
     inner = jax.checkpoint(jax.jit(lambda a, b: a @ b))
     assert roofline.program_flops(lambda a, b: inner(a, b), a, b) == 2 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_layers_are_the_convolutions_of_the_backbone(backbone):
+    """In number and shape: together they ask for the backbone's own arithmetic."""
+    frames = jnp.zeros((1, 200, 100, 3))
+    model = ResNet(backbone)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), frames, train=False))
+
+    def apply(variables, frames):
+        return model.apply(variables, frames, train=False)
+
+    total = 0.0
+    for layer, count in layers.layers(backbone, 200, 100).items():
+        conv = Conv(layer.outputs, layer.kernel, layer.stride)
+        x = jnp.zeros((1, layer.height, layer.width, layer.inputs))
+        kernel = jnp.zeros((layer.kernel, layer.kernel, layer.inputs, layer.outputs))
+        total += count * roofline.program_flops(conv.apply, {"params": {"kernel": kernel}}, x)
+    assert total == roofline.program_flops(apply, variables, frames)
+
+
+@pytest.mark.parametrize(
+    "layer", [layers.Layer(9, 6, 4, 8, 3, 2), layers.Layer(8, 6, 8, 4, 1, 1)], ids=str
+)
+def test_layers_are_compared_with_the_same_function(layer):
+    pytest.importorskip("torch")
+    arrays = layers.drawn(layer, 2, 0)
+    own = [work() for work in layers.ours(layer, "float32", *arrays)]
+    other = [work().numpy() for work in layers.torchs(layer, settings.Settings(), *arrays)]
+    for array, found, order in zip(
+        own, other, ((0, 2, 3, 1), (0, 2, 3, 1), (2, 3, 1, 0)), strict=True
+    ):
+        np.testing.assert_allclose(array, found.transpose(order), atol=1e-4)
+
+
+def test_layers_are_summed_by_kernel(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(layers, "measured", lambda *_: np.array([[3.0, 9, 5], [2, 9, 2]]))
+    rows = list(layers.run(settings.Settings(backbone="resnet18", height=64, width=32)))
+    assert sum(row["times"] for row in rows if "layer" in row) == 1 + 16 + 3
+    sums = {row["all of"]: row for row in rows if "all of" in row}
+    # The gradient of the pixels is left out: 8 / 4 for the stem, 17 / 13 for the others.
+    assert sums["7x7"]["times PyTorch's time"] == 2
+    assert sums["3x3"]["times PyTorch's time"] == pytest.approx(17 / 13)
+    assert sums["3x3"]["forward, ms"] == "48000 / 32000"
+    assert max(map(len, results.format_rows(rows).splitlines())) <= results.COLUMNS
 
 
 def test_plans_from_counts():
