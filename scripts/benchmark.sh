@@ -3,7 +3,7 @@
 # Installs, measures (scripts/benchmark.py --help), writes a file to scripts/benchmark_results.
 # PYTHON=python3 uses an environment that has jax, flax, optax and torch; there the parts that read
 # pictures are not run. On a GPU, three calls of at most ten minutes measure it all:
-#   scripts/benchmark.sh packing step extraction bfloat16 ranking --minutes 9
+#   scripts/benchmark.sh packing step layers extraction bfloat16 ranking --minutes 9
 #   scripts/benchmark.sh peer --minutes 9
 #   scripts/benchmark.sh memory cache devices input end-to-end --minutes 9
 set -euo pipefail
