@@ -22,7 +22,9 @@ from PIL import Image
 
 from stf_jax.data.sampling import evaluation_plan, frame_counts
 from stf_jax.evaluation.extract import extract_features
+from stf_jax.models import build_model
 from stf_jax.models.resnet import Conv, ResNet
+from stf_jax.training.state import init_variables
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "tests" / "fixtures" / "mars_info"
@@ -174,6 +176,21 @@ def test_batches_of_the_same_frames_have_the_same_pixels():
     assert padded["tracklet"][0, 3] == 2
     assert not padded["images"][0, 3].any()
     assert packed["labels"].tolist() == [[0, 1]]
+
+
+def test_remat_keeps_less_for_the_backward_pass():
+    """Traced only: what a compiler makes of it is its own affair."""
+    small = settings.changed(settings.from_flags({}, platform="cpu"), slots=8)
+    plan = plan_of_counts(np.full((1, 1, small.tracklets), small.slots), small.slots)
+    batch = workload.make_batch(small, plan, 0, small.tracklets * small.slots)
+    model = build_model(small.model, small.num_classes)
+    variables = init_variables(model, small.seed, small.height, small.width)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables["params"]))
+    stored, recomputed = (
+        workload.kept_bytes(settings.changed(small, remat=remat), batch) - weights
+        for remat in (False, True)
+    )
+    assert recomputed < stored / 2
 
 
 @pytest.mark.parametrize("guess", [1, 5, 37, 40, 200])

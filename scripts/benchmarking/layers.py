@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +17,8 @@ import numpy as np
 from benchmarking import peer
 from benchmarking.child import NotRunError, Row
 from benchmarking.settings import Settings
-from stf_jax.models.resnet import BACKBONES, Conv
+from stf_jax.models.resnet import Conv, ResNet
 
-FRAMES = {"cpu": 8}  # else 64
 PASSES = ("forward", "to inputs", "to weights")
 
 
@@ -41,26 +41,18 @@ class Layer(NamedTuple):
 
 def layers(backbone: str, height: int, width: int) -> Counter[Layer]:
     """Return the convolutions that a frame passes, and how often each; the last stride is 1."""
-    bottleneck, depths = BACKBONES[backbone]
-    found = Counter([Layer(height, width, 3, 64, 7, 2)])
-    # Stem and pooling halve, rounding up.
-    h, w, channels = -(-height // 4), -(-width // 4), 64
-    for stage, depth in enumerate(depths):
-        inner = 64 * 2**stage
-        outer = 4 * inner if bottleneck else inner
-        for block in range(depth):
-            stride = 2 if stage in (1, 2) and block == 0 else 1
-            below = -(-h // stride), -(-w // stride)
-            if bottleneck:
-                found[Layer(h, w, channels, inner, 1, 1)] += 1
-                found[Layer(h, w, inner, inner, 3, stride)] += 1
-                found[Layer(*below, inner, outer, 1, 1)] += 1
-            else:
-                found[Layer(h, w, channels, inner, 3, stride)] += 1
-                found[Layer(*below, inner, outer, 3, 1)] += 1
-            if stride > 1 or channels != outer:
-                found[Layer(h, w, channels, outer, 1, stride)] += 1
-            (h, w), channels = below, outer
+    found: Counter[Layer] = Counter()
+
+    def note(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        conv = context.module
+        if isinstance(conv, Conv) and context.method_name == "__call__":
+            _, h, w, channels = args[0].shape
+            found[Layer(h, w, channels, conv.features, conv.kernel, conv.stride)] += 1
+        return call(*args, **kwargs)
+
+    frame = jnp.zeros((1, height, width, 3))
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda: ResNet(backbone).init(jax.random.key(0), frame, train=False))
     return found
 
 
@@ -69,7 +61,7 @@ def run(settings: Settings) -> Iterator[Row]:
     reason = peer.absent()
     if reason is not None:
         raise NotRunError(reason)
-    frames = FRAMES.get(settings.platform, 64)
+    frames = 8 if settings.platform == "cpu" else 64
     yield {
         "note": f"{settings.backbone} {settings.height}x{settings.width}, {settings.dtype}, "
         f"{frames} frames; ms of ours / of PyTorch's"

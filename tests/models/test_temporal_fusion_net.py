@@ -184,34 +184,6 @@ def test_gradients_see_no_padding_and_no_remat(variables):
         assert np.linalg.norm(a - b) < 1e-2 * scale, name
 
 
-def test_remat_keeps_less_for_the_backward_pass(variables):
-    """Traced only: what a compiler makes of it is its own affair."""
-    frames, tracklet, slot = only_real_frames()
-    frames, tracklet, slot = (np.repeat(a, 20, axis=0) for a in (frames, tracklet, slot))
-
-    def kept(model) -> int:
-        def logits(params):
-            output, _ = model.apply(
-                {"params": params, "batch_stats": variables["batch_stats"]},
-                frames,
-                tracklet,
-                slot,
-                num_tracklets=B,
-                num_slots=T,
-                train=True,
-                method="packed",
-                mutable=["batch_stats"],
-            )
-            return output.logits
-
-        backward = jax.eval_shape(lambda params: jax.vjp(logits, params)[1], variables["params"])
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
-
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables["params"]))
-    stored, recomputed = (kept(SMALL.clone(remat=remat)) - weights for remat in (False, True))
-    assert recomputed < stored / 2
-
-
 def test_unbounded_weights_do_not_sharpen_with_the_number_of_frames(variables):
     """Every frame twice: half of the weight each, the same features. The published sum differs."""
     frames, mask = batch()
