@@ -29,10 +29,10 @@ from PIL import Image
 from steps_plan import plan_steps
 
 from stf_jax import __version__
-from stf_jax.data.partitions import load_layout
+from stf_jax.data.layout.partitions import load_layout
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import Plan, frame_counts, training_buckets
-from stf_jax.data.tracklets import TrackletTable
 from stf_jax.errors import UserError, told_in_lines
 from stf_jax.prepare.__main__ import main as prepare
 

@@ -29,7 +29,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from stf_jax.data import video_reid_builder
-from stf_jax.data.partitions import TrackletTable, load_layout
+from stf_jax.data.layout.partitions import TrackletTable, load_layout
 from stf_jax.data.pipeline import batches, tf
 from stf_jax.data.sampling import evaluation_plan, frame_buckets, frame_counts, training_plan
 from stf_jax.errors import UserError, told_in_lines

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from stf_jax.data.partitions import TrackletTable, load_layout
+from stf_jax.data.layout.partitions import TrackletTable, load_layout
 from stf_jax.errors import UserError, told_in_lines
 from stf_jax.evaluation import ArgumentError, Ranking, mean_ap_difference
-from stf_jax.evaluation.colour_histogram import colour_histograms
-from stf_jax.evaluation.feature_files import read_features
-from stf_jax.evaluation.plots import plot_cmc
+from stf_jax.evaluation.features.colour_histogram import colour_histograms
+from stf_jax.evaluation.features.feature_files import read_features
+from stf_jax.evaluation.pages.cmc_plot import plot_cmc
 from stf_jax.evaluation.scores import format_table, make_scores, write_scores
 from stf_jax.evaluation.scoring import rank_table
-from stf_jax.training.metrics_log import read_metrics
+from stf_jax.run.metrics_log import read_metrics
 
 PROTOCOL = "step"
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan, training_plan
-from stf_jax.data.tracklets import TrackletTable
 
 
 def plan_steps(

@@ -19,8 +19,8 @@ from steps_plan import plan_steps
 from torch.utils.data import DataLoader, Dataset
 
 from stf_jax.data.augment_options import IMAGE_MEAN, IMAGE_STD
-from stf_jax.data.partitions import load_layout
-from stf_jax.data.tracklets import TrackletTable
+from stf_jax.data.layout.partitions import load_layout
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError
 
 try:

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from stf_jax.config import Config, check_config, from_json
-from stf_jax.data.tracklets import TrackletTable
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError
 from stf_jax.evaluate import load_eval_table, restore_run
-from stf_jax.evaluation.feature_files import UNKNOWN_ID, FeatureSet, feature_set
+from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
 from stf_jax.evaluation.scoring import extract_table
 from stf_jax.prepare import mot
-from stf_jax.training.run_files import read_run_files
+from stf_jax.run.run_files import read_run_files
 
 _IMAGE = re.compile(r"[^.].*\.(?:png|jpg|jpeg)", re.IGNORECASE)
 

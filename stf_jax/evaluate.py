@@ -9,21 +9,21 @@ import numpy as np
 
 from stf_jax import hosts
 from stf_jax.config import Config, check_config
-from stf_jax.data.partitions import TrackletTable
+from stf_jax.data.layout.partitions import TrackletTable
 from stf_jax.data.source import frame_source, open_layout
 from stf_jax.errors import UserError
 from stf_jax.evaluation.bootstrap import bootstrap_intervals
-from stf_jax.evaluation.feature_files import FeatureSet, feature_set, write_features
-from stf_jax.evaluation.plots import plot_cmc
+from stf_jax.evaluation.features.feature_files import FeatureSet, feature_set, write_features
+from stf_jax.evaluation.pages.cmc_plot import plot_cmc
+from stf_jax.evaluation.pages.report import TOP, ReportContent, Scoring, outcomes, write_report
 from stf_jax.evaluation.ranked_lists import camera_pairs, distance_histogram, nearest
 from stf_jax.evaluation.ranking import rank_gallery
-from stf_jax.evaluation.report import TOP, ReportContent, Scoring, outcomes, write_report
 from stf_jax.evaluation.scores import format_table, make_scores, write_scores
 from stf_jax.evaluation.scoring import extract_table, protocol_distances, rank_table
 from stf_jax.models import build_model
-from stf_jax.training import checkpoint
-from stf_jax.training.metrics_log import METRICS_FILE, read_metrics
-from stf_jax.training.same_run import check_hosts
+from stf_jax.run import checkpoint
+from stf_jax.run.metrics_log import METRICS_FILE, read_metrics
+from stf_jax.run.same_run import check_hosts
 from stf_jax.training.state import init_variables
 
 SCORES_FILE = "scores.json"

@@ -119,7 +119,7 @@ def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> Config
     if options.config is not None:
         config = load_config(options.config)
     else:
-        from stf_jax.training.run_files import read_run_files
+        from stf_jax.run.run_files import read_run_files
 
         stored = read_run_files(options.workdir)
         if stored is None:
@@ -146,7 +146,7 @@ def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> Config
 
 def _embed(config: Config, options: argparse.Namespace) -> None:
     from stf_jax.embed import embed_tracklets
-    from stf_jax.evaluation.feature_files import write_features
+    from stf_jax.evaluation.features.feature_files import write_features
 
     output: Path = options.output
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def _embed(config: Config, options: argparse.Namespace) -> None:
 
 def _match(config: Config, options: argparse.Namespace) -> None:
     from stf_jax.evaluation.calibration import fit_calibration
-    from stf_jax.evaluation.feature_files import read_features
+    from stf_jax.evaluation.features.feature_files import read_features
     from stf_jax.match import match_tracklets, select_camera, write_matches
 
     distance = config.evaluation.distance

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from stf_jax.errors import UserError
 from stf_jax.evaluation.calibration import Calibration
 from stf_jax.evaluation.distances import pairwise_distances
-from stf_jax.evaluation.feature_files import FeatureSet, tracklet_name
+from stf_jax.evaluation.features.feature_files import FeatureSet, tracklet_name
+from stf_jax.evaluation.pages.report import TOP, RankedLists, ReportContent, write_report
 from stf_jax.evaluation.ranked_lists import empty_lists, fill_list
-from stf_jax.evaluation.report import TOP, RankedLists, ReportContent, write_report
 
 MATCHES_FILE = "matches.csv"
 

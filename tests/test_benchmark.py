@@ -21,7 +21,7 @@ from benchmarking.lengths import (
 from PIL import Image
 
 from stf_jax.data.sampling import evaluation_plan, frame_counts
-from stf_jax.evaluation.extract import extract_features
+from stf_jax.evaluation.features.extract import extract_features
 from stf_jax.models import build_model
 from stf_jax.models.resnet import Conv, ResNet
 from stf_jax.training.state import init_variables

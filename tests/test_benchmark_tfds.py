@@ -4,7 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from stf_jax.data.partitions import load_layout
+from stf_jax.data.layout.partitions import load_layout
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark_tfds.py"
 

@@ -19,14 +19,14 @@ from stf_jax.config import Config, load_config
 from stf_jax.embed import frame_folders
 from stf_jax.errors import UserError
 from stf_jax.evaluation import rank_gallery
-from stf_jax.evaluation.feature_files import FeatureSet, read_features, write_features
+from stf_jax.evaluation.features.feature_files import FeatureSet, read_features, write_features
 from stf_jax.main import main
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.prepare.layout import image_name, write_partitions
-from stf_jax.training import checkpoint
-from stf_jax.training.metrics_log import MetricsLog
+from stf_jax.run import checkpoint
+from stf_jax.run.metrics_log import MetricsLog
+from stf_jax.run.run_files import write_run_files
 from stf_jax.training.optim import make_optimizer
-from stf_jax.training.run_files import write_run_files
 from stf_jax.training.state import init_state, init_variables
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -79,9 +79,9 @@ def test_stopped_training_is_no_success(tmp_path, monkeypatch, name: str, status
 def test_code_that_needs_no_tensorflow_does_not_import_it() -> None:
     code = (
         "import sys; import stf_jax.models, stf_jax.training.steps, stf_jax.training.optim, "
-        "stf_jax.training.checkpoint, stf_jax.evaluation, stf_jax.evaluation.extract, "
-        "stf_jax.models.pretrained, stf_jax.data.augment, stf_jax.data.sampling, "
-        "stf_jax.data.partitions, stf_jax.config; "
+        "stf_jax.run.checkpoint, stf_jax.evaluation, stf_jax.evaluation.features.extract, "
+        "stf_jax.models.weights.pretrained, stf_jax.data.augment, stf_jax.data.sampling, "
+        "stf_jax.data.layout.partitions, stf_jax.config; "
         "sys.exit(any(m.split('.')[0] in ('tensorflow', 'torch') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

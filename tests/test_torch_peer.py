@@ -15,9 +15,9 @@ import pytest
 from goldens import projection, read_golden, relative, weight
 from PIL import Image
 
-from stf_jax.data.partitions import load_layout
+from stf_jax.data.layout.partitions import load_layout
 from stf_jax.models import TemporalFusionNet
-from stf_jax.models.pretrained import variables_from_torch
+from stf_jax.models.weights.pretrained import variables_from_torch
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.training.losses import smoothed_cross_entropy
 

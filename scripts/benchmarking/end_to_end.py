@@ -14,8 +14,8 @@ def run(settings: Settings) -> Iterator[Row]:
     """Yield real frames/s and the share of time that the loop waits for a batch."""
     need_tensorflow()
     from stf_jax.config import load_config
+    from stf_jax.run.metrics_log import METRICS_FILE, read_metrics
     from stf_jax.training.loop import train
-    from stf_jax.training.metrics_log import METRICS_FILE, read_metrics
 
     config = load_config(ROOT / "configs" / "mars.py")
     config.seed = settings.seed

@@ -13,9 +13,9 @@ from benchmarking.child import Row
 from benchmarking.lengths import mars_table, sample
 from benchmarking.roofline import device_peak, product_type, program_flops
 from benchmarking.settings import Settings
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan, evaluation_plan, frame_buckets, frame_counts
-from stf_jax.data.tracklets import TrackletTable
-from stf_jax.evaluation.extract import extract_features
+from stf_jax.evaluation.features.extract import extract_features
 
 
 def sampled_plan(settings: Settings, devices: int) -> tuple[TrackletTable, Plan]:

@@ -13,7 +13,7 @@ from benchmarking.settings import Settings
 def run(settings: Settings) -> Iterator[Row]:
     """Yield frames/s on all cores and per core."""
     need_tensorflow()
-    from stf_jax.data.partitions import load_layout
+    from stf_jax.data.layout.partitions import load_layout
     from stf_jax.data.pipeline import batches
     from stf_jax.data.sampling import frame_counts, training_buckets, training_plan
 

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Int64
 from scipy.io import loadmat
 
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan, frame_counts
-from stf_jax.data.tracklets import TrackletTable
 from stf_jax.errors import UserError
 
 FILES = {"train": "tracks_train_info.mat", "test": "tracks_test_info.mat"}

@@ -10,7 +10,7 @@ from benchmarking.child import Row
 from benchmarking.lengths import plan_of_counts, table_of
 from benchmarking.settings import Settings, changed
 from stf_jax.data.sampling import evaluation_plan, frame_buckets, frame_counts
-from stf_jax.evaluation.extract import extract_features
+from stf_jax.evaluation.features.extract import extract_features
 
 LONG = (920, 10_000)  # frames: MARS's longest tracklet, and one ten times as long
 WARM = 8

@@ -22,7 +22,7 @@ from stf_jax.data.sampling import (
     training_plan,
 )
 from stf_jax.devices import replicate
-from stf_jax.evaluation.extract import extract_features
+from stf_jax.evaluation.features.extract import extract_features
 
 WANTED = 1.5  # times the real frames/s of padded training
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of losses and features, relative

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from stf_jax.data.augment_options import check_options, fill_colour
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan, frame_counts
-from stf_jax.data.tracklets import TrackletTable
 from stf_jax.errors import UserError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

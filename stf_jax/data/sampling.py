@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.packing import frame_buckets, pack
-from stf_jax.data.tracklets import TrackletTable
 from stf_jax.errors import UserError
 
 __all__ = [

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from stf_jax.data.partitions import Layout, TrackletTable, load_layout
+from stf_jax.data.layout.partitions import Layout, TrackletTable, load_layout
 
 SOURCES = ("folder", "tfds")
 

@@ -33,8 +33,8 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Int64
 
-from stf_jax.data.partitions import SUBSETS, load_layout, read_partitions
-from stf_jax.data.tracklets import TrackletTable
+from stf_jax.data.layout.partitions import SUBSETS, load_layout, read_partitions
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError, told_in_lines
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

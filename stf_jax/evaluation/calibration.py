@@ -13,7 +13,7 @@ from jaxtyping import Float
 from stf_jax.errors import UserError
 from stf_jax.evaluation.arguments import ArgumentError
 from stf_jax.evaluation.distances import pairwise_distances
-from stf_jax.evaluation.feature_files import FeatureSet
+from stf_jax.evaluation.features.feature_files import FeatureSet
 from stf_jax.evaluation.protocols import select_rows
 from stf_jax.evaluation.ranked_lists import distance_histogram
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from stf_jax.evaluation.cores import usable_cores
+from stf_jax.cores import usable_cores
 from stf_jax.evaluation.distances import squared_euclidean, squared_norms
 
 _TILE_ROWS = 2048

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stf_jax.data.partitions import GALLERY, MULTI_QUERY, QUERY
+from stf_jax.data.layout.partitions import GALLERY, MULTI_QUERY, QUERY
 from stf_jax.errors import UserError
 from stf_jax.evaluation.arguments import (
     ArgumentError,
@@ -17,7 +17,7 @@ from stf_jax.evaluation.arguments import (
     checked_matrix,
     require_no_nan,
 )
-from stf_jax.evaluation.places import JUNK_ID
+from stf_jax.evaluation.match_ranks import JUNK_ID
 
 PROTOCOLS = {
     "mars-official": "whole test table, queries in it, junk ignored; trapezoid average precision",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from stf_jax.evaluation.places import JUNK_ID
+from stf_jax.evaluation.match_ranks import JUNK_ID
 from stf_jax.evaluation.ranking import rank_gallery
 
 _BLOCK_ELEMENTS = 1 << 22

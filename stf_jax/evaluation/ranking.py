@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stf_jax.cores import usable_cores
 from stf_jax.evaluation.arguments import (
     checked_choice,
     checked_count,
     checked_labels,
     checked_matrix,
 )
-from stf_jax.evaluation.cores import usable_cores
-from stf_jax.evaluation.places import JUNK_ID, Labels, make_labels, match_places
+from stf_jax.evaluation.match_ranks import JUNK_ID, Labels, make_labels, match_places
 from stf_jax.evaluation.protocols import PROTOCOLS
 from stf_jax.evaluation.single_shot import single_shot_ranks
 

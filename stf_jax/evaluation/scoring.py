@@ -10,12 +10,16 @@ from tqdm import tqdm
 
 from stf_jax import hosts
 from stf_jax.config import Config
-from stf_jax.data.partitions import TrackletTable
+from stf_jax.data.layout.partitions import TrackletTable
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import Plan, evaluation_plan, frame_buckets, frame_counts
 from stf_jax.devices import replicate
 from stf_jax.evaluation.distances import pairwise_distances
-from stf_jax.evaluation.extract import TrackletFeatures, extract_features, parallel_extract_step
+from stf_jax.evaluation.features.extract import (
+    TrackletFeatures,
+    extract_features,
+    parallel_extract_step,
+)
 from stf_jax.evaluation.protocols import pool_queries, select_rows
 from stf_jax.evaluation.ranking import Ranking, rank_gallery
 from stf_jax.evaluation.reranking import rerank_features

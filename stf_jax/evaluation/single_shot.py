@@ -5,7 +5,7 @@ As the CMC of CUHK03 is reported (Li et al., "DeepReID", CVPR 2014).
 
 import numpy as np
 
-from stf_jax.evaluation.places import JUNK_ID, Labels
+from stf_jax.evaluation.match_ranks import JUNK_ID, Labels
 
 
 def single_shot_ranks(

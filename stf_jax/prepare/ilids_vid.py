@@ -9,11 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from stf_jax.errors import UserError
-from stf_jax.prepare.mat_files import read_mat
-from stf_jax.prepare.official_counts import ILIDS_VID, comparison
 from stf_jax.prepare.placing import add_placing_arguments
-from stf_jax.prepare.source_tracklets import SourceTracklet
-from stf_jax.prepare.two_cameras import Split, check_people, counts, read_people, write_splits
+from stf_jax.prepare.published.mat_files import read_mat
+from stf_jax.prepare.published.official_counts import ILIDS_VID, comparison
+from stf_jax.prepare.published.source_tracklets import SourceTracklet
+from stf_jax.prepare.published.two_cameras import (
+    Split,
+    check_people,
+    counts,
+    read_people,
+    write_splits,
+)
 
 DESCRIPTION = """\
 iLIDS-VID -> this project's layout, all ten splits over one folder of images: partitions_00.pkl

@@ -5,8 +5,8 @@ import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from stf_jax.data.checks import Findings
-from stf_jax.data.partitions import tables
+from stf_jax.data.layout.checks import Findings
+from stf_jax.data.layout.partitions import tables
 from stf_jax.errors import UserError
 from stf_jax.prepare.output import whole_file
 

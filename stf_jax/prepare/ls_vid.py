@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from stf_jax.data.checks import GALLERY, QUERY
+from stf_jax.data.layout.checks import GALLERY, QUERY
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import write_partitions
-from stf_jax.prepare.ls_vid_lists import read_sequences
-from stf_jax.prepare.mat_files import query_rows, read_mat_of_any_version
-from stf_jax.prepare.official_counts import LS_VID, LS_VID_VAL, basic_counts, comparison
 from stf_jax.prepare.placing import add_placing_arguments, place_images
-from stf_jax.prepare.source_tracklets import SourceTracklet, image_names, listing_digest
+from stf_jax.prepare.published.ls_vid_lists import read_sequences
+from stf_jax.prepare.published.mat_files import query_rows, read_mat_of_any_version
+from stf_jax.prepare.published.official_counts import LS_VID, LS_VID_VAL, basic_counts, comparison
+from stf_jax.prepare.published.source_tracklets import SourceTracklet, image_names, listing_digest
 
 CAMERA_DIGITS = 2  # 15 cameras
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from stf_jax.data.checks import GALLERY, QUERY, examples, unmatched_queries
+from stf_jax.data.layout.checks import GALLERY, QUERY, examples, unmatched_queries
 from stf_jax.prepare.layout import write_partitions
-from stf_jax.prepare.mars_tables import (
+from stf_jax.prepare.placing import add_placing_arguments, place_images
+from stf_jax.prepare.published.mars_tables import (
     NAME,
     Table,
     find_info,
@@ -25,9 +26,8 @@ from stf_jax.prepare.mars_tables import (
     read_table,
     unofficial,
 )
-from stf_jax.prepare.official_counts import MARS, basic_counts, comparison
-from stf_jax.prepare.placing import add_placing_arguments, place_images
-from stf_jax.prepare.source_tracklets import (
+from stf_jax.prepare.published.official_counts import MARS, basic_counts, comparison
+from stf_jax.prepare.published.source_tracklets import (
     SourceTracklet,
     files_below,
     find_all,

@@ -10,19 +10,19 @@ from jaxtyping import Bool
 
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
-from stf_jax.prepare.mot_cut import CutRules, cut_tracklets
-from stf_jax.prepare.mot_split import (
+from stf_jax.prepare.output import claim_output, images_present, write_text
+from stf_jax.prepare.tracks.cut import CutRules, cut_tracklets
+from stf_jax.prepare.tracks.split import (
     TRAIN_RULES,
     parse_numbers,
     query_tracklets,
     train_ids_by_rule,
     train_ids_by_share,
 )
-from stf_jax.prepare.mot_summary import ROLES, Camera, Tracklets, summary, tracklet_table
-from stf_jax.prepare.mot_tracks import TrackFile, read_tracks
-from stf_jax.prepare.mot_write import too_short, write_images
-from stf_jax.prepare.output import claim_output, images_present, write_text
-from stf_jax.prepare.video import Video, open_video
+from stf_jax.prepare.tracks.summary import ROLES, Camera, Tracklets, summary, tracklet_table
+from stf_jax.prepare.tracks.track_files import TrackFile, read_tracks
+from stf_jax.prepare.tracks.video import Video, open_video
+from stf_jax.prepare.tracks.write_crops import too_short, write_images
 
 DESCRIPTION = """\
 Cuts people out of videos along the tracks of any tracker, into this project's layout.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from stf_jax.data.partitions import GALLERY, QUERY, TrackletTable
+from stf_jax.data.layout.partitions import GALLERY, QUERY, TrackletTable
 from stf_jax.prepare.output import whole_file
 
 _MARGIN = 70  # pixels, for the label at the left

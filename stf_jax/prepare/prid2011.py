@@ -9,10 +9,16 @@ import json
 from pathlib import Path
 
 from stf_jax.errors import UserError
-from stf_jax.prepare.official_counts import PRID2011, comparison
 from stf_jax.prepare.placing import add_placing_arguments
-from stf_jax.prepare.source_tracklets import SourceTracklet
-from stf_jax.prepare.two_cameras import Split, check_people, counts, read_people, write_splits
+from stf_jax.prepare.published.official_counts import PRID2011, comparison
+from stf_jax.prepare.published.source_tracklets import SourceTracklet
+from stf_jax.prepare.published.two_cameras import (
+    Split,
+    check_people,
+    counts,
+    read_people,
+    write_splits,
+)
 
 DESCRIPTION = """\
 PRID2011 (multi-shot) -> this project's layout, all ten splits over one folder of images:
@@ -27,7 +33,7 @@ example:
 
 Run again after an interruption, the same command goes on where it was.
 """
-SPLITS_FILE = Path(__file__).with_name("prid2011_splits.json")
+SPLITS_FILE = Path(__file__).with_name("published") / "prid2011_splits.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

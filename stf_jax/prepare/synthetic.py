@@ -14,9 +14,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stf_jax.data.partitions import GALLERY, QUERY, load_layout
+from stf_jax.data.layout.partitions import GALLERY, QUERY, load_layout
 from stf_jax.errors import UserError
-from stf_jax.prepare.filming import DISTRACTORS, PEOPLE, Film, Take, decide_length, write_take
+from stf_jax.prepare.drawing.filming import (
+    DISTRACTORS,
+    PEOPLE,
+    Film,
+    Take,
+    decide_length,
+    write_take,
+)
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.prepare.output import claim_output, images_present
 from stf_jax.prepare.preview import save_preview

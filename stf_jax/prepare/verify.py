@@ -8,19 +8,26 @@ from pathlib import Path
 
 import numpy as np
 
-from stf_jax.data.checks import GALLERY, MULTI_QUERY, QUERY, Findings, examples, unmatched_queries
-from stf_jax.data.names import names_array, parse_names
-from stf_jax.data.partitions import TrackletTable, read_partitions, tables
+from stf_jax.data.layout.checks import (
+    GALLERY,
+    MULTI_QUERY,
+    QUERY,
+    Findings,
+    examples,
+    unmatched_queries,
+)
+from stf_jax.data.layout.names import names_array, parse_names
+from stf_jax.data.layout.partitions import TrackletTable, read_partitions, tables
 from stf_jax.errors import UserError
-from stf_jax.prepare.output import write_text
-from stf_jax.prepare.verify_entries import (
+from stf_jax.prepare.checking.entries import (
     Entries,
     counts_by_reason,
     judge,
     list_names,
     write_mended,
 )
-from stf_jax.prepare.verify_images import ImageChecks, check_images
+from stf_jax.prepare.checking.images import ImageChecks, check_images
+from stf_jax.prepare.output import write_text
 
 DESCRIPTION = """\
 Checks a layout: the partitions file (names, labels, marks, cameras, duplicates, queries without

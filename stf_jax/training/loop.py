@@ -14,23 +14,23 @@ from tqdm import tqdm
 from stf_jax import hosts
 from stf_jax.config import Config, check_config, to_json
 from stf_jax.data.augment_options import check_options as check_augment_options
-from stf_jax.data.partitions import TrackletTable
+from stf_jax.data.layout.partitions import TrackletTable
 from stf_jax.data.sampling import training_buckets, training_plan
 from stf_jax.data.source import open_layout
 from stf_jax.devices import DEVICES, replicate
 from stf_jax.errors import UserError
 from stf_jax.models import build_model
-from stf_jax.training import checkpoint, run_files
+from stf_jax.run import checkpoint, run_files
+from stf_jax.run.metrics_log import MetricsLog, progress_bar
+from stf_jax.run.restore import starting_variables
+from stf_jax.run.same_run import check_hosts
+from stf_jax.training.batches import plan_options, training_batches
 from stf_jax.training.loss_watch import LossWatch
-from stf_jax.training.metrics_log import MetricsLog, progress_bar
 from stf_jax.training.optim import make_optimizer
-from stf_jax.training.same_run import check_hosts
 from stf_jax.training.schedules import settings_from_config
-from stf_jax.training.start import starting_variables
 from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
 from stf_jax.training.stop_request import RunStoppedError, StopRequest
-from stf_jax.training.stream import plan_options, training_batches
 from stf_jax.training.validation import validate
 
 # What a resumed run may have changed: nothing that is learnt depends on it.

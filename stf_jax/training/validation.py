@@ -6,7 +6,7 @@ import jax
 
 from stf_jax import hosts
 from stf_jax.config import Config
-from stf_jax.data.partitions import TrackletTable
+from stf_jax.data.layout.partitions import TrackletTable
 from stf_jax.data.source import frame_source
 from stf_jax.evaluation.scoring import extract_table, headline, rank_table
 from stf_jax.models import TemporalFusionNet

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from stf_jax.data import pipeline
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import Plan, evaluation_plan, training_plan
-from stf_jax.data.tracklets import TrackletTable
 from stf_jax.errors import UserError
 
 HEIGHT, WIDTH = 24, 8

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import (
     evaluation_plan,
     frame_counts,
     training_buckets,
     training_plan,
 )
-from stf_jax.data.tracklets import TrackletTable
 from stf_jax.errors import UserError
 
 LENGTHS = Path(__file__).parents[1] / "fixtures" / "mars_lengths.npz"

@@ -14,7 +14,7 @@ from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
 from stf_jax.data import video_reid_builder
-from stf_jax.data.partitions import load_layout
+from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import evaluation_plan, training_plan
 from stf_jax.errors import UserError

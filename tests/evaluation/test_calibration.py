@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 from stf_jax.errors import UserError
 from stf_jax.evaluation.calibration import Calibration, fit_calibration, fit_logistic
-from stf_jax.evaluation.feature_files import FeatureSet
+from stf_jax.evaluation.features.feature_files import FeatureSet
 
 
 def make_set(spread: float, **changes: Any) -> FeatureSet:

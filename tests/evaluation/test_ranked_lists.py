@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from stf_jax.evaluation import rank_gallery
+from stf_jax.evaluation.pages.report import outcomes
 from stf_jax.evaluation.ranked_lists import camera_pairs, distance_histogram, nearest
-from stf_jax.evaluation.report import outcomes
 
 
 def make_case(seed: int) -> tuple[np.ndarray, dict[str, Any]]:

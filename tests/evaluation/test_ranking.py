@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stf_jax.errors import UserError
-from stf_jax.evaluation import places, rank_gallery, ranking
+from stf_jax.evaluation import match_ranks as places
+from stf_jax.evaluation import rank_gallery, ranking
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "ranking_a.npz"
 LABELS = ("query_ids", "gallery_ids", "query_cameras", "gallery_cameras")

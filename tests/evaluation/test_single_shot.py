@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stf_jax.evaluation import rank_gallery
-from stf_jax.evaluation.places import make_labels
+from stf_jax.evaluation.match_ranks import make_labels
 from stf_jax.evaluation.single_shot import single_shot_ranks
 
 

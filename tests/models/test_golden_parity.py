@@ -26,8 +26,8 @@ from flax.traverse_util import flatten_dict
 from goldens import projection, read_golden, relative, weight
 
 from stf_jax.models import TemporalFusionNet
-from stf_jax.models.pretrained import variables_from_torch, variables_to_torch
-from stf_jax.models.torch_names import to_torch, torch_name
+from stf_jax.models.weights.pretrained import variables_from_torch, variables_to_torch
+from stf_jax.models.weights.torch_names import to_torch, torch_name
 
 LOSS_TOLERANCES = (1e-9, 1e-6, 2e-5, 3e-2)  # relative, of the four steps
 PARAMETER_TOLERANCE = 1e-2  # after four steps, of a tensor's norm

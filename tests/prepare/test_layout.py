@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stf_jax.data.names import names_array, parse_names
-from stf_jax.data.partitions import SUBSETS, load_layout, read_partitions
+from stf_jax.data.layout.names import names_array, parse_names
+from stf_jax.data.layout.partitions import SUBSETS, load_layout, read_partitions
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import scipy.io
 
-from stf_jax.data.partitions import GALLERY, QUERY, load_layout
+from stf_jax.data.layout.partitions import GALLERY, QUERY, load_layout
 from stf_jax.errors import UserError
-from stf_jax.prepare import ls_vid, official_counts
-from stf_jax.prepare.source_tracklets import SourceTracklet
+from stf_jax.prepare import ls_vid
+from stf_jax.prepare.published import official_counts
+from stf_jax.prepare.published.source_tracklets import SourceTracklet
 
 # (person, camera, images) of each sequence, in the order of the lists.
 SEQUENCES = {

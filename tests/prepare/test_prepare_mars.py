@@ -10,9 +10,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from stf_jax.data.partitions import GALLERY, QUERY, load_layout
+from stf_jax.data.layout.partitions import GALLERY, QUERY, load_layout
 from stf_jax.errors import UserError
-from stf_jax.prepare import mars, mars_tables, official_counts, placing
+from stf_jax.prepare import mars, placing
+from stf_jax.prepare.published import mars_tables, official_counts
 
 OFFICIAL = Path(__file__).parents[1] / "fixtures" / "mars_info"
 

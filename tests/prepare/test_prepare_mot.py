@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from stf_jax.errors import UserError
-from stf_jax.prepare import mot, mot_write
+from stf_jax.prepare import mot
+from stf_jax.prepare.tracks import write_crops as mot_write
 
 HEIGHT, WIDTH = 24, 40
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from stf_jax.data.partitions import GALLERY, QUERY, load_layout
+from stf_jax.data.layout.partitions import GALLERY, QUERY, load_layout
 from stf_jax.errors import UserError
-from stf_jax.prepare import ilids_vid, official_counts, prid2011, two_cameras
+from stf_jax.prepare import ilids_vid, prid2011
+from stf_jax.prepare.published import official_counts, two_cameras
 
 
 def run(module, source, output, *options):

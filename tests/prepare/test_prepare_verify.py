@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stf_jax.data.partitions import load_layout, read_partitions
+from stf_jax.data.layout.partitions import load_layout, read_partitions
 from stf_jax.errors import UserError
-from stf_jax.prepare import verify, verify_images
+from stf_jax.prepare import verify
+from stf_jax.prepare.checking import images as verify_images
 from stf_jax.prepare.layout import image_name, write_partitions
 
 

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from stf_jax.data.partitions import load_layout
+from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.pipeline import decode
 from stf_jax.prepare.__main__ import main
-from stf_jax.prepare.verify_images import check_images
+from stf_jax.prepare.checking.images import check_images
 
 NAME = re.compile(r"(-?\d+)_(\d)(\d*)_(\d+)\.(png|jpg|jpeg)", re.IGNORECASE)
 

@@ -18,8 +18,8 @@ from stf_jax import hosts
 from stf_jax.errors import UserError
 from stf_jax.main import main
 from stf_jax.prepare.layout import image_name, write_partitions
-from stf_jax.training import checkpoint
-from stf_jax.training.metrics_log import read_metrics
+from stf_jax.run import checkpoint
+from stf_jax.run.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24  # 12 epochs of 2 steps

@@ -17,12 +17,13 @@ from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
 from stf_jax.models import build_model
-from stf_jax.models.pretrained import variables_to_torch
-from stf_jax.models.weight_files import write_tensors
+from stf_jax.models.weights.files import write_tensors
+from stf_jax.models.weights.pretrained import variables_to_torch
 from stf_jax.prepare.__main__ import main as prepare_main
 from stf_jax.prepare.layout import image_name, write_partitions
-from stf_jax.training import checkpoint, loop
-from stf_jax.training.metrics_log import read_metrics
+from stf_jax.run import checkpoint
+from stf_jax.run.metrics_log import read_metrics
+from stf_jax.training import loop
 from stf_jax.training.state import init_variables
 from stf_jax.training.stop_request import RunStoppedError
 

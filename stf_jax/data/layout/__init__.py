@@ -1,0 +1,1 @@
+"""The layout on disk: read safely, checked, as tables of tracklets."""

@@ -1,0 +1,1 @@
+"""A model and tracklets -> a feature a tracklet."""

@@ -1,0 +1,163 @@
+"""Tracklets with their features, as a file: what `--mode evaluate` and `--mode embed` write."""
+
+import dataclasses
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int8, Int64
+
+from stf_jax.data.layout.partitions import TrackletTable
+from stf_jax.errors import UserError
+from stf_jax.evaluation.features.extract import TrackletFeatures
+
+UNKNOWN_ID = -1
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """N tracklets, their features, and the weights of their F frames.
+
+    The frames of tracklet i are `names[offsets[i]:offsets[i + 1]]`, in time order. The file has an
+    entry of the same name for each field and is read with `numpy.load`; nothing in it is pickled.
+    """
+
+    features: Float32[np.ndarray, "n d"]  # of unit length; zero where no frame could be read
+    person_ids: Int64[np.ndarray, " n"]  # -1: junk, or unknown
+    cameras: Int64[np.ndarray, " n"]
+    tracks: Int64[np.ndarray, " n"]
+    marks: Int8[np.ndarray, " n"]  # 0 query, 1 gallery, 2 multi-query, -1 none
+    titles: np.ndarray  # [N] text: where a tracklet comes from; empty where its numbers say it
+    num_frames: Int64[np.ndarray, " n"]  # frames that entered the feature
+    offsets: Int64[np.ndarray, " n_plus_1"]
+    names: np.ndarray  # [F] bytes: image files, relative to image_dir
+    # Each sums to 1 over a chunk; NaN where that attention is off or the frame was left out.
+    frame_weights: Float32[np.ndarray, " f"]
+    intra_weights: Float32[np.ndarray, " f"]
+    inter_weights: Float32[np.ndarray, " f"]
+    image_dir: str
+    chunk: int  # frames that went through the model together, counted from a tracklet's first
+
+    @property
+    def num_tracklets(self) -> int:
+        """N, the number of tracklets."""
+        return len(self.person_ids)
+
+    def select(self, rows: np.ndarray) -> "FeatureSet":
+        """The tracklets `rows` [M] (int64), in that order, with their frames."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        frames = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        of_tracklets = ("features", "person_ids", "cameras", "tracks", "marks", "titles")
+        of_frames = ("names", "frame_weights", "intra_weights", "inter_weights")
+        chosen = {name: getattr(self, name)[rows] for name in (*of_tracklets, "num_frames")}
+        chosen |= {name: getattr(self, name)[frames] for name in of_frames}
+        return dataclasses.replace(self, **chosen, offsets=offsets)
+
+
+def feature_set(
+    table: TrackletTable,
+    found: TrackletFeatures,
+    *,
+    chunk: int,
+    titles: np.ndarray | None = None,
+) -> FeatureSet:
+    """The tracklets of `table` with the features found; `titles` [N] is text, by default none."""
+    count = table.num_tracklets
+    return FeatureSet(
+        features=found.features,
+        person_ids=table.person_ids,
+        cameras=table.cameras,
+        tracks=table.tracks,
+        marks=table.marks,
+        titles=np.full(count, "", "U1") if titles is None else titles,
+        num_frames=found.num_frames,
+        offsets=table.offsets,
+        names=table.names,
+        frame_weights=found.frame_weights,
+        intra_weights=found.intra_weights,
+        inter_weights=found.inter_weights,
+        image_dir=os.path.abspath(table.image_dir),
+        chunk=chunk,
+    )
+
+
+def write_features(path: Path, features: FeatureSet) -> None:
+    """Write a compressed .npz of the fields of `features`, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        np.savez_compressed(
+            file, allow_pickle=False, **{name: np.asarray(v) for name, v in vars(features).items()}
+        )
+    os.replace(partial, path)
+
+
+def read_features(path: Path) -> FeatureSet:
+    """Read what `write_features` wrote.
+
+    Raises:
+        UserError: no such file, not such a file, or arrays whose lengths do not fit together.
+    """
+    wanted = [field.name for field in dataclasses.fields(FeatureSet)]
+    mend = "write it with --mode evaluate or --mode embed"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected features; {mend}")
+    try:
+        # Opened here: of a broken file numpy would leave its own handle open.
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            missing = [name for name in wanted if name not in file]
+            if missing:
+                raise UserError(f"{path}: lacks {', '.join(missing)}; {mend}")
+            values = {name: file[name] for name in wanted}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a whole .npz file ({reason}); {mend}") from error
+    values |= {"image_dir": str(values["image_dir"]), "chunk": int(values["chunk"])}
+    found = FeatureSet(**values)
+    tracklets, frames = found.num_tracklets, len(found.names)
+    of_tracklets = ("cameras", "tracks", "marks", "titles", "num_frames", "features")
+    wrong = [name for name in of_tracklets if len(getattr(found, name)) != tracklets]
+    weights = ("frame_weights", "intra_weights", "inter_weights")
+    wrong += [name for name in weights if len(getattr(found, name)) != frames]
+    if len(found.offsets) != tracklets + 1 or found.offsets[-1] != frames:
+        wrong.append("offsets")
+    if wrong:
+        raise UserError(
+            f"{path}: {', '.join(wrong)}: lengths do not fit {tracklets} tracklets of {frames} "
+            f"frames; {mend}"
+        )
+    return found
+
+
+def tracklet_name(features: FeatureSet, row: int) -> str:
+    """What to call a tracklet: its title, or its person, camera and track."""
+    if features.titles[row]:
+        return str(features.titles[row])
+    person, camera = int(features.person_ids[row]), int(features.cameras[row])
+    who = f"person {person}" if person != UNKNOWN_ID else "person unknown"
+    return f"{who}, camera {camera}, track {int(features.tracks[row])}"
+
+
+def relative_weights(features: FeatureSet, row: int) -> dict[str, Float32[np.ndarray, " t"]]:
+    """Weights of a tracklet's frames, 1 being the mean of its chunk: intra, inter, both.
+
+    The raw weights of a short last chunk are larger, having to sum to 1 over fewer frames. A kind
+    of attention that is off is left out; a frame left out is NaN.
+    """
+    frames = slice(int(features.offsets[row]), int(features.offsets[row + 1]))
+    found = {}
+    for label, name in (
+        ("intra", "intra_weights"),
+        ("inter", "inter_weights"),
+        ("both", "frame_weights"),
+    ):
+        weights = getattr(features, name)[frames].astype(np.float32)
+        if np.isnan(weights).all():
+            continue
+        for start in range(0, len(weights), features.chunk):
+            part = weights[start : start + features.chunk]
+            part *= np.count_nonzero(~np.isnan(part))
+        found[label] = weights
+    return found

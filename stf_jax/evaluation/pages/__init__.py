@@ -1,0 +1,1 @@
+"""Scores and ranked lists -> pages and pictures."""

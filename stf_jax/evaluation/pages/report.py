@@ -1,0 +1,262 @@
+"""The report: one page a person can look at, with film strips beside it.
+
+`folder/index.html` holds everything but the strips, which lie in `folder/strips/` and are loaded
+as they come into view. Nothing is fetched from anywhere else.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from stf_jax.evaluation.features.feature_files import FeatureSet, relative_weights, tracklet_name
+from stf_jax.evaluation.pages.film_strips import (
+    FRAME_HEIGHT,
+    FRAME_WIDTH,
+    ReadImages,
+    strip_frames,
+    write_strips,
+)
+from stf_jax.evaluation.pages.report_plots import cmc_svg, histogram_svg, training_svgs
+from stf_jax.evaluation.ranked_lists import CameraPair, DistanceHistogram, RankedLists
+from stf_jax.evaluation.ranking import Ranking
+from stf_jax.evaluation.scores import SCORE_NAMES
+
+PAGE_FILE = "index.html"
+STRIPS_FOLDER = "strips"
+TOP = 10  # entries of a ranked list that are shown
+FRAMES = 5  # of a film strip
+
+_STRIP_NAME = re.compile(r"[qg][0-9]{6,}\.jpg(\.partial)?")
+_KINDS = ("intra", "inter", "both")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What is known of Q queries whose matches are labelled."""
+
+    right: Bool[np.ndarray, "q k"]  # whether an entry shown is of the query's identity
+    average_precisions: Float[np.ndarray, " q"]  # NaN: no match in the gallery
+    first_ranks: Int[np.ndarray, " q"]  # place of the first match; 0: none
+    match_counts: Int[np.ndarray, " q"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What only labelled tracklets have."""
+
+    rows: Mapping[str, Mapping[str, Any]]  # label -> entry of scores.json
+    histogram: DistanceHistogram
+    camera_pairs: Sequence[CameraPair]
+    protocol: str  # of the ranked lists, the histogram and the camera pairs
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True, eq=False)
+class ReportContent:
+    """All that a report shows; without `scoring` it has no scores and no right or wrong."""
+
+    title: str
+    notes: Sequence[str]  # lines below the title
+    query: FeatureSet  # Q tracklets
+    gallery: FeatureSet  # G tracklets
+    lists: RankedLists
+    scoring: Scoring | None = None
+    metrics: Iterable[Mapping[str, Any]] = ()  # of training: entries of metrics.jsonl
+    pooled: Int[np.ndarray, " q"] | None = None  # tracklets that make up a query
+    probabilities: Float[np.ndarray, "q k"] | None = None  # that an entry is the query's person
+    list_notes: Sequence[str] = field(default=())  # lines above the ranked lists
+
+
+def outcomes(
+    lists: RankedLists, ranking: Ranking, query_ids: np.ndarray, gallery_ids: np.ndarray
+) -> Outcomes:
+    """Right and wrong in `lists`, and the scores of each query from its `ranking`."""
+    right = (gallery_ids[lists.entries] == query_ids[:, None]) & (lists.entries >= 0)
+    return Outcomes(right, ranking.average_precisions, ranking.first_ranks, ranking.match_counts)
+
+
+def write_report(
+    folder: Path,
+    content: ReportContent,
+    *,
+    frames: int = FRAMES,
+    read_images: ReadImages | None = None,
+) -> Path:
+    """Write the page and its strips into `folder` (made if need be); returns the page's path.
+
+    The page appears last and whole; strips of an earlier report there are removed.
+
+    Args:
+        folder: of the report.
+        content: what it shows.
+        frames: of a film strip, at most.
+        read_images: gives the bytes of image files that are in no folder.
+    """
+    strips = folder / STRIPS_FOLDER
+    strips.mkdir(parents=True, exist_ok=True)
+    shown = np.unique(content.lists.entries[content.lists.entries >= 0])
+    everyone = np.arange(content.query.num_tracklets)
+    query_strips = write_strips(content.query, everyone, strips, "q", frames, read_images)
+    gallery_strips = write_strips(content.gallery, shown, strips, "g", frames, read_images)
+    tracklets = {
+        "q": [_tracklet(content.query, row, query_strips[row], frames) for row in query_strips],
+        "g": {
+            row: _tracklet(content.gallery, row, gallery_strips[row], frames)
+            for row in gallery_strips
+        },
+    }
+    page = folder / PAGE_FILE
+    partial = page.with_name(page.name + ".partial")
+    partial.write_text(_render(content, tracklets), encoding="utf-8")
+    os.replace(partial, page)
+    kept = {*query_strips.values(), *gallery_strips.values()}
+    for path in strips.iterdir():
+        if _STRIP_NAME.fullmatch(path.name) and path.name not in kept:
+            path.unlink()
+    return page
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("stf_jax.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda v: "n/a" if v is None else f"{100 * v:.1f}"
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment
+
+
+def _render(content: ReportContent, tracklets: Mapping[str, Any]) -> str:
+    environment = _environment()
+    assert environment.loader is not None
+    style, script = (
+        environment.loader.get_source(environment, name)[0] for name in ("report.css", "report.js")
+    )
+    scoring = content.scoring
+    kinds = _kinds(tracklets)
+    data = {
+        "labelled": scoring is not None,
+        "frame": [FRAME_WIDTH, FRAME_HEIGHT],
+        "kinds": kinds,
+        "full": _full_bar(tracklets),
+        "folder": STRIPS_FOLDER,
+        "tracklets": tracklets,
+        "queries": [_query(content, row) for row in range(content.query.num_tracklets)],
+    }
+    return environment.get_template("report.html.jinja").render(
+        title=content.title,
+        notes=content.notes,
+        list_notes=content.list_notes,
+        style=style,
+        script=script,
+        data=data,
+        kinds=kinds,
+        labelled=scoring is not None,
+        probable=content.probabilities is not None,
+        num_queries=content.query.num_tracklets,
+        gallery_size=content.gallery.num_tracklets,
+        top=content.lists.entries.shape[1],
+        cameras=np.unique(content.query.cameras).tolist(),
+        gallery_cameras=np.unique(content.gallery.cameras).tolist(),
+        training=training_svgs(content.metrics),
+        **_score_parts(scoring),
+    )
+
+
+def _score_parts(scoring: Scoring | None) -> dict[str, Any]:
+    """Tables and plots that need labels, by the template's names."""
+    if scoring is None:
+        return {"scores": None, "cmc": None, "histogram": None, "pairs": None, "protocol": ""}
+    rows = scoring.rows
+    names = [n for n in SCORE_NAMES if any(n in row["scores"] for row in rows.values())]
+    levels = {row["intervals"]["level"] for row in rows.values() if row["intervals"] is not None}
+    cells = {(pair.query_camera, pair.gallery_camera): pair for pair in scoring.camera_pairs}
+    queries, galleries = (sorted({key[place] for key in cells}) for place in (0, 1))
+    return {
+        "scores": {
+            "names": names,
+            "rows": rows,
+            "levels": ", ".join(f"{100 * level:g} %" for level in sorted(levels)),
+            "cmc_ranks": [1, 2, 3, 5, 10, 20],
+        },
+        "cmc": cmc_svg({label: row["cmc"] for label, row in rows.items()}),
+        "histogram": histogram_svg(scoring.histogram),
+        "pairs": {
+            "galleries": galleries,
+            "rows": [(q, [cells[q, g] for g in galleries]) for q in queries],
+        },
+        "protocol": scoring.protocol,
+    }
+
+
+def _tracklet(features: FeatureSet, row: int, strip: str, count: int) -> dict[str, Any]:
+    """What the page says of one tracklet; weights in hundredths of their chunk's mean."""
+    chosen = strip_frames(features, row, count)
+    weights = relative_weights(features, row)
+    return {
+        "name": tracklet_name(features, row),
+        "person": int(features.person_ids[row]),
+        "camera": int(features.cameras[row]),
+        "strip": strip,
+        "length": int(features.offsets[row + 1] - features.offsets[row]),
+        "frames": (chosen + 1).tolist(),
+        "weights": {
+            kind: [None if np.isnan(v) else round(100 * float(v)) for v in values[chosen]]
+            for kind, values in weights.items()
+        },
+    }
+
+
+def _every_tracklet(tracklets: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    yield from tracklets["q"]
+    yield from tracklets["g"].values()
+
+
+def _kinds(tracklets: Mapping[str, Any]) -> list[str]:
+    there = {kind for tracklet in _every_tracklet(tracklets) for kind in tracklet["weights"]}
+    return [kind for kind in _KINDS if kind in there]
+
+
+def _full_bar(tracklets: Mapping[str, Any]) -> int:
+    """The weight that fills the height, in hundredths: twice the mean, or the largest shown."""
+    values = [
+        value
+        for tracklet in _every_tracklet(tracklets)
+        for weights in tracklet["weights"].values()
+        for value in weights
+        if value is not None
+    ]
+    return max(200, *values) if values else 200
+
+
+def _query(content: ReportContent, row: int) -> dict[str, Any]:
+    lists, scoring, probabilities = content.lists, content.scoring, content.probabilities
+    places = np.flatnonzero(lists.entries[row] >= 0)
+    query: dict[str, Any] = {
+        "entries": lists.entries[row, places].tolist(),
+        "distances": [round(float(d), 4) for d in lists.distances[row, places]],
+    }
+    if content.pooled is not None and content.pooled[row] > 1:
+        query["pooled"] = int(content.pooled[row])
+    if probabilities is not None:
+        query["probable"] = [round(float(p), 4) for p in probabilities[row, places]]
+    if scoring is not None:
+        known = scoring.outcomes
+        precision = float(known.average_precisions[row])
+        query |= {
+            "right": known.right[row, places].astype(int).tolist(),
+            "ap": None if np.isnan(precision) else round(precision, 4),
+            "first": int(known.first_ranks[row]),
+            "matches": int(known.match_counts[row]),
+        }
+    return query

@@ -1,0 +1,209 @@
+"""What a drawn person looks like: colours shared with look-alikes, details that are its own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stf_jax.prepare.drawing.exact import between, chance, generator
+
+Colour = tuple[int, int, int]
+
+PATTERNS = (
+    "plain",
+    "hoops",
+    "pinstripes",
+    "checks",
+    "dots",
+    "diagonal",
+    "zigzag",
+    "diamonds",
+    "halves",
+    "front_back",
+    "band",
+    "tartan",
+)
+LOGOS = ("none", "disc", "square", "triangle", "cross", "ring", "bars", "star")
+BAGS = ("none", "backpack", "satchel", "shopping")
+HAIRCUTS = ("short", "long", "bald", "ponytail", "bun")
+HATS = ("none", "cap", "beanie", "hood")
+LEGWEAR = ("trousers", "shorts", "skirt", "long_skirt")
+
+_CLOTH: tuple[Colour, ...] = (
+    (30, 30, 34),
+    (70, 72, 78),
+    (140, 142, 146),
+    (226, 224, 218),
+    (28, 38, 78),
+    (46, 84, 160),
+    (124, 168, 214),
+    (26, 110, 112),
+    (34, 94, 48),
+    (112, 118, 50),
+    (222, 192, 60),
+    (224, 124, 40),
+    (190, 36, 40),
+    (106, 26, 44),
+    (222, 130, 160),
+    (106, 58, 132),
+    (96, 64, 42),
+    (204, 180, 140),
+)
+_LEG_CLOTH: tuple[Colour, ...] = (
+    (32, 34, 40),
+    (44, 58, 96),
+    (88, 110, 150),
+    (104, 100, 94),
+    (176, 160, 128),
+    (78, 56, 40),
+    (206, 204, 198),
+    (66, 78, 50),
+)
+_SKIN: tuple[Colour, ...] = (
+    (238, 204, 178),
+    (222, 180, 148),
+    (190, 140, 104),
+    (142, 96, 66),
+    (94, 62, 44),
+)
+_HAIR: tuple[Colour, ...] = (
+    (26, 22, 22),
+    (62, 42, 28),
+    (112, 76, 44),
+    (196, 160, 96),
+    (150, 148, 146),
+    (128, 56, 28),
+)
+
+BLOCK = 8
+"""People per block; the look-alikes of a block wear the same colours."""
+
+_OUTFIT, _SHARED_OUTFIT, _DETAILS, _ALIKE = range(4)
+
+
+@dataclass(frozen=True)
+class Outfit:
+    """All that a colour histogram can see; shared by look-alikes."""
+
+    top: Colour
+    second: Colour
+    legs: Colour
+    shoes: Colour
+    accent: Colour
+    skin: Colour
+    hair: Colour
+    legwear: str
+    short_sleeves: bool
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """A person's outfit and own details. Lengths are in 1/1000 of the usual body height."""
+
+    outfit: Outfit
+    pattern: str
+    swap: bool  # second colour where the pattern would have the top colour
+    cycles: int  # repeats of the pattern over the torso's height, twice that round it
+    sleeve_second: bool  # sleeves in the second colour
+    jacket: bool  # open at the front: a shirt shows, from the front only
+    front_logo: str
+    back_logo: str
+    logo_on_side: int  # -1 right breast, 0 middle, 1 left breast
+    bag: str
+    bag_side: int  # -1 right, 1 left
+    side_stripe: bool  # along the outer seam of the trousers
+    cuffs: bool
+    skirt_pattern: str
+    hem: int  # height of the lower end of the top
+    haircut: str
+    hat: str
+    hat_second: bool  # in the second colour rather than the accent
+    glasses: bool
+    beard: bool
+    height: int
+    girth: int
+    stride: int  # swing of the thigh, 1/256 turns
+
+
+def _pick(rng: np.random.Generator, choices: tuple, weights: tuple[int, ...] | None = None):
+    if weights is None:
+        return choices[between(rng, 0, len(choices) - 1)]
+    draw = between(rng, 0, sum(weights) - 1)
+    for choice, weight in zip(choices, weights, strict=True):
+        if draw < weight:
+            return choice
+        draw -= weight
+    raise AssertionError("weights are whole numbers")
+
+
+def _dyed(rng: np.random.Generator, colour: Colour, spread: int) -> Colour:
+    red, green, blue = (min(255, max(0, value + between(rng, -spread, spread))) for value in colour)
+    return red, green, blue
+
+
+def contrast(first: Colour, second: Colour) -> int:
+    """Sum over the channels of the absolute difference, 0..765."""
+    return sum(abs(a - b) for a, b in zip(first, second, strict=True))
+
+
+def _draw_outfit(rng: np.random.Generator) -> Outfit:
+    top = _pick(rng, _CLOTH)
+    second = _pick(rng, tuple(c for c in _CLOTH if contrast(c, top) > 150))
+    accent = _pick(rng, tuple(c for c in _CLOTH if contrast(c, top) > 110))
+    return Outfit(
+        top=_dyed(rng, top, 12),
+        second=_dyed(rng, second, 12),
+        legs=_dyed(rng, _pick(rng, _LEG_CLOTH), 12),
+        shoes=_pick(rng, ((24, 24, 26), (64, 44, 32), (220, 220, 220), (150, 40, 40))),
+        accent=_dyed(rng, accent, 12),
+        skin=_dyed(rng, _pick(rng, _SKIN), 6),
+        hair=_dyed(rng, _pick(rng, _HAIR), 6),
+        legwear=_pick(rng, LEGWEAR, (62, 14, 14, 10)),
+        short_sleeves=chance(rng, 350),
+    )
+
+
+def draw_appearance(seed: int, group: int, person: int, difficulty: int) -> Appearance:
+    """Decides what one person looks like.
+
+    People number 8k .. 8k+7 of a group are a block; each wears the block's outfit with a
+    probability of `difficulty`, else an outfit of its own. All details are its own either way.
+
+    Args:
+        seed: the data set's seed.
+        group: which pool of people (the data set's own, its distractors, passers-by); any
+            integer >= 0.
+        person: number of the person in the group, >= 0.
+        difficulty: 0..1000, the share of people in their block's outfit, per mille.
+    """
+    alike = chance(generator(seed, group, _ALIKE, person), difficulty)
+    own = generator(seed, group, _DETAILS, person)
+    outfit = _draw_outfit(
+        generator(seed, group, _SHARED_OUTFIT, person // BLOCK)
+        if alike
+        else generator(seed, group, _OUTFIT, person)
+    )
+    return Appearance(
+        outfit=outfit,
+        pattern=_pick(own, PATTERNS, (7, 11, 10, 11, 9, 10, 9, 9, 7, 6, 5, 6)),
+        swap=chance(own, 500),
+        cycles=between(own, 2, 5),
+        sleeve_second=chance(own, 300),
+        jacket=chance(own, 220),
+        front_logo=_pick(own, LOGOS, (3, 1, 1, 1, 1, 1, 1, 1)),
+        back_logo=_pick(own, LOGOS, (6, 1, 1, 1, 1, 1, 1, 1)),
+        logo_on_side=between(own, -1, 1),
+        bag=_pick(own, BAGS, (50, 26, 14, 10)),
+        bag_side=1 if chance(own, 500) else -1,
+        side_stripe=chance(own, 250),
+        cuffs=chance(own, 200),
+        skirt_pattern=_pick(own, PATTERNS),
+        hem=_pick(own, (470, 450, 380), (5, 4, 2)),
+        haircut=_pick(own, HAIRCUTS, (46, 26, 8, 12, 8)),
+        hat=_pick(own, HATS, (70, 14, 10, 6)),
+        hat_second=chance(own, 500),
+        glasses=chance(own, 200),
+        beard=chance(own, 160),
+        height=between(own, 890, 1040),
+        girth=between(own, 870, 1180),
+        stride=between(own, 13, 20),
+    )

@@ -1,0 +1,1 @@
+"""The public data sets' own tables, lists and counts."""

@@ -1,0 +1,168 @@
+"""Data sets of people filmed once by each of two cameras, with ten random halvings: what is alike.
+
+All splits share one folder of images: `partitions_00.pkl` to `partitions_09.pkl`.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stf_jax.data.layout.checks import GALLERY, QUERY, examples
+from stf_jax.errors import UserError
+from stf_jax.prepare.layout import EXTENSIONS, write_partitions
+from stf_jax.prepare.placing import place_images
+from stf_jax.prepare.published.source_tracklets import SourceTracklet, image_names, listing_digest
+
+_LAST_NUMBER = re.compile(r"([0-9]{1,18})\.[^.]*$")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Identities of the two halves."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def read_people(source: Path, folder: Path, camera: int, pattern: str) -> list[SourceTracklet]:
+    """The tracklet of each person folder of one camera, in the order of the folders' names.
+
+    Args:
+        source: folder that the tracklets' files are relative to.
+        folder: of the camera, below `source`.
+        camera: its number in the layout.
+        pattern: regular expression of a person folder's name; group 1 is the identity.
+
+    Frames are in the order of the last number in their names, which is kept as the offset.
+
+    Raises:
+        UserError: no such folder, no person in it, a person without images, frames whose names
+            hold no number or the same one.
+    """
+    try:
+        inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be read ({error.strerror}); expected a folder for each person"
+        ) from None
+    people = {name: match for name in inside if (match := re.fullmatch(pattern, name))}
+    if not people:
+        raise UserError(f"{folder}: has no folder of a person, such as person001; unpack it again")
+    below = os.path.relpath(folder, source)
+    return [
+        _read_person(folder / name, f"{below}/{name}", int(match[1]), camera)
+        for name, match in people.items()
+    ]
+
+
+def _read_person(folder: Path, below: str, person: int, camera: int) -> SourceTracklet:
+    frames = []
+    for name in sorted(os.listdir(folder)):
+        if os.path.splitext(name)[1].lower().removeprefix(".") not in EXTENSIONS:
+            continue  # such as Thumbs.db
+        match = _LAST_NUMBER.search(name)
+        if match is None:
+            raise UserError(f"{folder / name}: has no frame number; expected one before the dot")
+        frames.append((int(match[1]), f"{below}/{name}"))
+    if not frames:
+        raise UserError(f"{folder}: has no images; unpack the data set again")
+    frames.sort()
+    numbers = tuple(number for number, _ in frames)
+    if len(set(numbers)) < len(numbers):
+        twice = next(a for a, b in itertools.pairwise(numbers) if a == b)
+        raise UserError(f"{folder}: has two images of frame {twice}; keep one of them")
+    return SourceTracklet(person, camera, 1, tuple(path for _, path in frames), numbers)
+
+
+def check_people(
+    tracklets: Sequence[SourceTracklet], people: Collection[int], folder: Path, asked_by: str
+) -> list[SourceTracklet]:
+    """The tracklets of `people`, each of whom must have one in both cameras.
+
+    Raises:
+        UserError: those who are missing in a camera, or folders of the same number.
+    """
+    by_key = {(tracklet.person_id, tracklet.camera): tracklet for tracklet in tracklets}
+    if len(by_key) < len(tracklets):
+        keys = sorted((tracklet.person_id, tracklet.camera) for tracklet in tracklets)
+        person, camera = next(a for a, b in itertools.pairwise(keys) if a == b)
+        raise UserError(f"{folder}: person {person} has two folders in camera {camera}; keep one")
+    missing = [
+        f"{person} in camera {camera}"
+        for person in sorted(people)
+        for camera in (1, 2)
+        if (person, camera) not in by_key
+    ]
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} folders of people that {asked_by} names are not there "
+            f"({examples(missing)}); unpack the data set again"
+        )
+    return [by_key[person, camera] for person in sorted(people) for camera in (1, 2)]
+
+
+def partitions_name(split: int) -> str:
+    """The file name of a split: `partitions_00.pkl`."""
+    return f"partitions_{split:02d}.pkl"
+
+
+def write_splits(
+    source_name: str,
+    source: Path,
+    output: Path,
+    tracklets: Sequence[SourceTracklet],
+    splits: Sequence[Split],
+    *,
+    copy: bool,
+) -> str:
+    """Places the images and writes a partitions file a split; says how, in a line.
+
+    Camera 1 of the test half is the queries, camera 2 the gallery.
+
+    Raises:
+        UserError: as `place_images`.
+    """
+    names = {(t.person_id, t.camera): image_names(t) for t in tracklets}
+    files = [file for tracklet in tracklets for file in tracklet.files]
+    targets = [name for group in names.values() for name in group]
+    receipt: dict[str, object] = {
+        "source": source_name,
+        "files": listing_digest(files, targets),
+        "splits": [[list(split.train), list(split.test)] for split in splits],
+    }
+    partitions = [partitions_name(number) for number in range(len(splits))]
+    placed = place_images(
+        source, files, output, targets, receipt=receipt, copy=copy, partitions=partitions
+    )
+    # partitions_00.pkl comes last: where it is, the layout is whole.
+    for split, filename in reversed(list(zip(splits, partitions, strict=True))):
+        test = [(names[person, camera], camera) for camera in (1, 2) for person in split.test]
+        write_partitions(
+            output,
+            trainval=[n for person in split.train for c in (1, 2) for n in names[person, c]],
+            test=[name for group, _ in test for name in group],
+            test_marks=[QUERY if camera == 1 else GALLERY for group, camera in test for _ in group],
+            filename=filename,
+        )
+    return f"images: {placed}\nwritten: {output / partitions[0]} to {partitions[-1]}"
+
+
+def counts(tracklets: Sequence[SourceTracklet], splits: Sequence[Split]) -> Mapping[str, int]:
+    """Counts to compare with the official ones; those of splits where all splits agree."""
+    lengths = [len(tracklet.files) for tracklet in tracklets]
+    found = {
+        "identities": len({tracklet.person_id for tracklet in tracklets}),
+        "tracklets": len(tracklets),
+        "frames": sum(lengths),
+        "shortest": min(lengths),
+        "longest": max(lengths),
+        "splits": len(splits),
+    }
+    train, test = ({len(getattr(split, half)) for split in splits} for half in ("train", "test"))
+    if len(train) == 1 and len(test) == 1:
+        found["train identities of a split"] = train.pop()
+        found["query tracklets of a split"] = found["gallery tracklets of a split"] = test.pop()
+    return found

@@ -1,0 +1,1 @@
+"""A run's folder: checkpoints, its config and versions, its metrics."""

@@ -1,0 +1,46 @@
+"""Whether all hosts are in one and the same run: unlike ones would wait for each other for ever."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import jax
+import numpy as np
+
+from stf_jax import hosts
+from stf_jax.config import Config, to_json
+from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.run.tensor_checksums import tensor_info
+
+# What may differ between hosts: where their own disks and cores are.
+OWN_KEYS = (("data", "root"), ("data", "threads"), ("compilation_cache",))
+
+
+def check_hosts(config: Config, tables: Sequence[TrackletTable | None], arrays: Any) -> None:
+    """Raise UserError, on every host, unless all have the same config, data and `arrays`.
+
+    `tables` are the data; `arrays` is a pytree (state or variables). All hosts have to call it.
+    """
+    if not hosts.several():
+        return
+    plain = to_json(config)
+    for *sections, key in OWN_KEYS:
+        inner = plain
+        for section in sections:
+            inner = inner[section]
+        inner.pop(key, None)
+    data = b"".join(_table_bytes(table) for table in tables if table is not None)
+    infos = [tensor_info(np.asarray(jax.device_get(leaf))) for leaf in jax.tree.leaves(arrays)]
+    hosts.check_same(
+        {
+            "the config": json.dumps(plain, sort_keys=True),
+            "the data (partitions)": data,
+            "the weights it starts from": str(infos),
+        }
+    )
+
+
+def _table_bytes(table: TrackletTable) -> bytes:
+    values = (getattr(table, field.name) for field in fields(table))
+    return b"".join(value.tobytes() for value in values if isinstance(value, np.ndarray))

@@ -1,0 +1,64 @@
+"""What training reads: this host's batches of one epoch's plan after the other's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from stf_jax import hosts
+from stf_jax.config import Config
+from stf_jax.data.augment_options import check_options
+from stf_jax.data.layout.partitions import TrackletTable
+from stf_jax.data.pipeline import batches
+from stf_jax.data.sampling import training_plan
+from stf_jax.data.source import frame_source
+from stf_jax.run.checkpoint import Position
+
+
+def plan_options(config: Config, num_devices: int) -> dict[str, Any]:
+    """Return the options of `training_plan` that every epoch of a run shares."""
+    data = config.data
+    return {
+        "seed": config.seed,
+        "num_devices": num_devices,
+        "sampler": data.sampler,
+        "tracklets_per_device": data.tracklets_per_device,
+        "min_frames": data.min_frames,
+        "max_frames": data.max_frames,
+        "tracklets_per_identity": data.tracklets_per_identity,
+    }
+
+
+def training_batches(
+    table: TrackletTable,
+    config: Config,
+    buckets: tuple[int, ...],
+    num_devices: int,
+    position: Position,
+) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+    """Yield (epoch, step in epoch from 1, batch) from `position` on, epoch after epoch.
+
+    `num_devices` are those of all hosts; a batch (of `data.pipeline.batches`) has this host's only.
+    """
+    data = config.data
+    epoch, start = position.epoch, position.step_in_epoch
+    read_frames = frame_source(data, data.train_subset, table)
+    while epoch <= config.train.epochs:
+        plan = training_plan(table, epoch=epoch, **plan_options(config, num_devices))
+        stream = batches(
+            table,
+            plan,
+            height=data.height,
+            width=data.width,
+            buckets=buckets,
+            start_step=start,
+            on_corrupt=data.on_corrupt,
+            threads=data.threads or None,
+            host_augment=check_options(config.augment),
+            seed=(config.seed, epoch),
+            devices=hosts.share(num_devices),
+            read_frames=read_frames,
+        )
+        for k, batch in enumerate(stream, start=start + 1):
+            yield epoch, k, batch
+        epoch, start = epoch + 1, 0

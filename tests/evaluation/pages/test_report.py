@@ -1,0 +1,299 @@
+"""The report, opened and clicked through in a browser."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stf_jax.evaluation import pairwise_distances, rank_gallery
+from stf_jax.evaluation.features.feature_files import FeatureSet
+from stf_jax.evaluation.pages.report import ReportContent, Scoring, outcomes, write_report
+from stf_jax.evaluation.ranked_lists import camera_pairs, distance_histogram, nearest
+from stf_jax.evaluation.scores import make_scores
+
+NASTY = '</script><img src=x onerror="document.title=1">&"'
+SHOWN = "document.querySelectorAll('#queries article').length"
+STATUS = "document.getElementById('status').textContent"
+HEADINGS = "[...document.querySelectorAll('#queries h3')].map((h) => h.textContent)"
+
+
+def make_set(folder: Path, count: int, camera: int, seed: int) -> FeatureSet:
+    """Tracklets of three frames, persons 0, 1, ... in two cameras by turns."""
+    rng = np.random.default_rng(seed)
+    person_ids = np.arange(count) // 2
+    features = rng.normal(size=(count, 4)) + 2 * rng.normal(size=(count, 4))[person_ids]
+    names = np.array([f"{seed}_{i}_{k}.jpg" for i in range(count) for k in range(3)], "S")
+    weights = np.tile(np.array([0.5, 0.3, 0.2], np.float32), count)
+    return FeatureSet(
+        features=features.astype(np.float32),
+        person_ids=person_ids,
+        cameras=camera + np.arange(count) % 2,
+        tracks=np.ones(count, np.int64),
+        marks=np.zeros(count, np.int8),
+        titles=np.full(count, "", "U60"),
+        num_frames=np.full(count, 3),
+        offsets=3 * np.arange(count + 1),
+        names=names,
+        frame_weights=weights,
+        intra_weights=weights,
+        inter_weights=np.full(3 * count, np.nan, np.float32),
+        image_dir=str(folder),
+        chunk=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> ReportContent:
+    folder = tmp_path_factory.mktemp("images")
+    query, gallery = make_set(folder, 44, 1, 0), make_set(folder, 40, 2, 1)
+    for features in (query, gallery):
+        for number, name in enumerate(features.names[:-1]):  # the last one is missing
+            pixels = np.full((20, 10, 3), number % 250, np.uint8)
+            Image.fromarray(pixels).save(folder / name.decode())
+    query.titles[3] = NASTY
+    distances = pairwise_distances(query.features, gallery.features)
+    labels: dict[str, Any] = {
+        "query_ids": query.person_ids,
+        "gallery_ids": gallery.person_ids,
+        "query_cameras": query.cameras,
+        "gallery_cameras": gallery.cameras,
+    }
+    ranking = rank_gallery(distances, **labels)
+    lists = nearest(distances, 5, **labels)
+    scoring = Scoring(
+        rows={"step": make_scores(ranking)},
+        histogram=distance_histogram(distances, **labels),
+        camera_pairs=camera_pairs(distances, **labels, protocol="step"),
+        protocol="step",
+        outcomes=outcomes(lists, ranking, query.person_ids, gallery.person_ids),
+    )
+    metrics = [{"step": s, "loss": 1 / (s + 1), "step/mAP": 0.1 * s} for s in range(4)]
+    return ReportContent(
+        f"Report of {NASTY}", [NASTY], query, gallery, lists, scoring=scoring, metrics=metrics
+    )
+
+
+@pytest.fixture(scope="module")
+def page(content: ReportContent, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(tmp_path_factory.mktemp("report"), content)
+
+
+def test_page_is_light_and_asks_for_nothing_from_elsewhere(page: Path) -> None:
+    text = page.read_text()
+    assert len(text) < 300_000
+    addresses = set(re.findall(r"https?://[^\"' ]+", text))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    strips = list((page.parent / "strips").iterdir())
+    assert {path.suffix for path in strips} == {".jpg"}
+    assert max(path.stat().st_size for path in strips) < 10_000
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_same_content_same_page_and_old_strips_go(content: ReportContent, tmp_path: Path) -> None:
+    first = write_report(tmp_path, content).read_text()
+    (tmp_path / "strips" / "q000099.jpg").write_text("of an earlier report")
+    (tmp_path / "strips" / "mine.jpg").write_text("somebody's")
+    assert write_report(tmp_path, content).read_text() == first
+    assert not (tmp_path / "strips" / "q000099.jpg").exists()
+    assert (tmp_path / "strips" / "mine.jpg").exists()
+
+
+def test_clicked_through(content: ReportContent, page: Path, browser) -> None:
+    assert content.scoring is not None
+    known = content.scoring.outcomes
+    browser.open(page.as_uri())
+    browser.wait(f"{SHOWN} === 10")
+    assert browser.value("document.title") == f"Report of {NASTY}"
+    assert browser.value(STATUS) == "Queries 1 to 10 of 44; page 1 of 5"
+
+    # Worst first: the page's order is that of the average precisions, undefined ones last.
+    scored = np.flatnonzero(known.match_counts)
+    precisions = np.round(known.average_precisions[scored], 4)
+    worst = scored[np.lexsort((scored, -known.first_ranks[scored], precisions))]
+    first = int(browser.value("document.querySelector('#queries h3').id").split("-")[1])
+    assert first == worst[0]
+    right = browser.value(
+        "[...document.querySelectorAll('#queries article:first-child .entries figure')]"
+        ".map((f) => f.classList.contains('right'))"
+    )
+    assert right == known.right[first].tolist()
+    texts = browser.value(
+        "[...document.querySelectorAll('#queries article:first-child .entries figure')]"
+        ".map((f) => f.textContent)"
+    )
+    for text, is_right in zip(texts, right, strict=True):
+        assert ("✓ right" in text, "✗ wrong" in text) == (is_right, not is_right)
+
+    # Pages.
+    browser.click("[data-go='1']")
+    assert browser.value(STATUS) == "Queries 11 to 20 of 44; page 2 of 5"
+    assert browser.value("document.activeElement.id") == "lists"
+    assert browser.value("location.hash") == "#page=2"
+
+    # Filters, each against the arrays.
+    def choose(control: str, value: str) -> str:
+        browser.value(
+            f"(() => {{ const e = document.getElementById('{control}'); e.value = '{value}';"
+            "e.dispatchEvent(new Event('input', {bubbles: true})); })()"
+        )
+        return browser.value(STATUS)
+
+    camera_1 = content.query.cameras == 1
+    assert f"of {camera_1.sum()};" in choose("camera", "1")
+    wrong = (known.match_counts > 0) & ~known.right[:, 0]
+    assert 0 < (camera_1 & wrong).sum() < wrong.sum()
+    assert f"of {(camera_1 & wrong).sum()};" in choose("outcome", "wrong")
+    browser.click("button[type=reset]")
+    browser.wait(f"{STATUS} === 'Queries 1 to 10 of 44; page 1 of 5'")
+    assert f"of {(known.match_counts == 0).sum()};" in choose("outcome", "none")
+    choose("outcome", "")
+    assert choose("search", "7") == "Queries 1 to 2 of 2; page 1 of 1"  # a whole id, not 17
+    assert all("person 7," in heading for heading in browser.value(HEADINGS))
+    assert choose("search", "onerror") == "Queries 1 to 1 of 1; page 1 of 1"
+    assert browser.value(HEADINGS) == [f"Query: {NASTY}"]
+    assert choose("search", "nobody").startswith("No query")
+
+    # A link to a filtered page opens it again.
+    choose("search", "")
+    choose("order", "best")
+    browser.open(browser.value("location.href"))
+    assert browser.value("document.getElementById('order').value") == "best"
+    assert browser.value("document.title") == f"Report of {NASTY}"
+    assert not browser.errors
+    assert all(url.startswith(("file:", "about:", "data:")) for url in browser.requests)
+
+
+def test_weights_are_drawn_and_told(page: Path, browser) -> None:
+    browser.open(page.as_uri() + "#search=0&camera=1")
+    heights = browser.value(
+        "[...document.querySelectorAll('.query .bars rect.both')]"
+        ".slice(0, 3).map((r) => r.height.baseVal.value)"
+    )
+    np.testing.assert_allclose(np.array(heights) / sum(heights), [0.5, 0.3, 0.2], rtol=0.02)
+    assert browser.value("document.querySelectorAll('.bars rect.inter').length") == 0  # it is off
+    told = browser.value("document.querySelector('.query img').alt")
+    assert told.startswith("person 0, camera 1, track 1: frames 1, 2, 3 of 3; weights")
+    assert "both 1.50, 0.90, 0.60" in told
+    # The picture itself is there; those far below are not loaded yet.
+    browser.wait("document.querySelector('.query img').naturalWidth === 3 * 48")
+
+
+def test_by_keyboard(page: Path, browser) -> None:
+    browser.open(page.as_uri())
+    browser.press("Tab")
+    assert browser.value("document.activeElement.className") == "skip"
+    browser.press("Enter")
+    assert browser.value("location.hash") == "#lists"
+    reached = []
+    for _ in range(12):
+        browser.press("Tab")
+        reached.append(browser.value("document.activeElement.id || document.activeElement.type"))
+        if reached[-1] == "search":
+            for letter in "12":
+                browser.press(letter)
+    wanted = ["search", "camera", "gallery-camera", "outcome", "order", "size", "reset"]
+    assert reached[:7] == wanted
+    assert "of 2;" in browser.value(STATUS)
+
+
+def test_every_control_has_a_name(page: Path, browser) -> None:
+    browser.open(page.as_uri())
+    nodes = browser.command("Accessibility.getFullAXTree")["nodes"]
+    roles = {"textbox", "searchbox", "combobox", "button", "image", "region", "navigation"}
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value"))
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in roles
+    ]
+    assert {"searchbox", "combobox", "button", "image"} <= {role for role, _ in named}
+    assert not [role for role, name in named if not name]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out(page: Path, browser, scheme: str) -> None:
+    """WCAG 2.2, 1.4.3: a contrast of 4.5 for text, in either scheme."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.command("Emulation.setEmulatedMedia", features=features)
+    browser.open(page.as_uri())
+    colours = browser.value(
+        "(() => { const s = getComputedStyle(document.documentElement);"
+        "return Object.fromEntries(['page', 'card', 'ink', 'soft', 'right', 'wrong', 'focus']"
+        ".map((n) => [n, s.getPropertyValue('--' + n).trim()])); })()"
+    )
+
+    def luminance(colour: str) -> float:
+        parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    assert (luminance(colours["page"]) > 0.5) == (scheme == "light")
+    for text in ("ink", "soft", "right", "wrong", "focus"):
+        for ground in ("page", "card"):
+            dark, light = sorted([luminance(colours[text]), luminance(colours[ground])])
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+    browser.command("Emulation.setEmulatedMedia", features=[])
+
+
+def test_without_labels(content: ReportContent, tmp_path: Path, browser) -> None:
+    probabilities = np.linspace(0.9, 0.1, 5) * np.ones((44, 1))
+    unlabelled = dataclasses.replace(
+        content, title="Matches", scoring=None, metrics=(), probabilities=probabilities
+    )
+    page = write_report(tmp_path, unlabelled)
+    browser.open(page.as_uri())
+    browser.wait(f"{SHOWN} === 10")
+    text = browser.value("document.body.innerText")
+    for absent in ("right", "wrong", "Scores", "precision"):
+        assert absent not in text, absent
+    assert "90.0 % same" in text
+    assert not browser.errors
+
+
+def test_two_thousand_queries_stay_usable(
+    content: ReportContent, page: Path, tmp_path: Path, browser
+) -> None:
+    """The data of the page repeated; the strips are those of one small report."""
+    head, _, rest = page.read_text().partition('id="data">')
+    text, _, tail = rest.partition("</script>")
+    data = json.loads(text)
+    data["queries"] *= 46
+    data["tracklets"]["q"] *= 46
+    large = page.with_name("large.html")
+    large.write_text(
+        head + 'id="data">' + json.dumps(data).replace("<", "\\u003c") + "</script>" + tail
+    )
+    browser.open(large.as_uri())
+    browser.wait(f"{SHOWN} === 10")
+    assert "of 2024;" in browser.value(STATUS)
+    took = browser.value(
+        "(() => { const t = performance.now(); const e = document.getElementById('order');"
+        "e.value = 'best'; e.dispatchEvent(new Event('input', {bubbles: true}));"
+        "return performance.now() - t; })()"
+    )
+    assert took < 2000  # milliseconds; about 20 on an idle machine
+
+
+def test_images_that_are_in_no_folder(content: ReportContent, page: Path, tmp_path: Path) -> None:
+    """Strips made of bytes are those made of files; where a file is missing, so are its bytes."""
+    folder = Path(content.query.image_dir)
+
+    def read_images(names):
+        paths = [folder / name.decode() for name in names]
+        return [path.read_bytes() if path.exists() else b"" for path in paths]
+
+    nowhere = dataclasses.replace(
+        content,
+        query=dataclasses.replace(content.query, image_dir="/nowhere"),
+        gallery=dataclasses.replace(content.gallery, image_dir="/nowhere"),
+    )
+    write_report(tmp_path, nowhere, read_images=read_images)
+    wanted = {path.name: path.read_bytes() for path in (page.parent / "strips").iterdir()}
+    found = {path.name: path.read_bytes() for path in (tmp_path / "strips").iterdir()}
+    assert found == wanted
+    assert len(set(found.values())) > 10

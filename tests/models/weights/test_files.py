@@ -1,0 +1,200 @@
+import importlib.util
+import pickle
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from stf_jax.errors import UserError
+from stf_jax.models.weights.files import read_tensors, write_tensors
+
+
+def tensors(**more: np.ndarray) -> dict[str, np.ndarray]:
+    r = np.random.RandomState(0)
+    return {
+        "z.weight": r.standard_normal((4, 3, 2, 2)).transpose(3, 2, 1, 0),  # not contiguous
+        "a.half": r.standard_normal(5).astype(np.float16),
+        "a.single": r.standard_normal((0, 3)).astype(np.float32),
+        "count": np.array(7),
+        **more,
+    }
+
+
+def check_same(found, expected) -> None:
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].shape == array.shape, name
+        np.testing.assert_array_equal(found[name], array)
+
+
+BRAIN = {"b": np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)}
+
+
+@pytest.mark.parametrize(("suffix", "more"), [("npz", {}), ("safetensors", BRAIN)])
+def test_what_is_written_is_read(tmp_path, suffix, more):
+    path = tmp_path / f"weights.{suffix}"
+    write_tensors(path, tensors())  # to be replaced
+    write_tensors(path, tensors(**more))
+    check_same(read_tensors(path), tensors(**more))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def error_of(function, *args) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*args)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(args[0]) in message
+    return message
+
+
+def test_what_cannot_be_written(tmp_path):
+    assert "bfloat16" in error_of(write_tensors, tmp_path / "w.npz", BRAIN)
+    assert "'.h5'" in error_of(write_tensors, tmp_path / "w.h5", tensors())
+    assert "create it first" in error_of(write_tensors, tmp_path / "no" / "w.npz", tensors())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_what_cannot_be_read(tmp_path, suffix):
+    assert "no such file" in error_of(read_tensors, tmp_path / f"none.{suffix}")
+    path = tmp_path / f"weights.{suffix}"
+    write_tensors(path, tensors())
+    whole = path.read_bytes()
+    for content in (b"", b"not weights at all", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        assert f"not a readable .{suffix}" in error_of(read_tensors, path)
+
+
+def test_unknown_suffix(tmp_path):
+    path = tmp_path / "weights.h5"
+    path.write_bytes(b"")
+    assert "'.h5'" in error_of(read_tensors, path)
+
+
+def test_npy_is_no_npz(tmp_path):
+    path = tmp_path / "w.npz"
+    with open(path, "wb") as stream:
+        np.save(stream, np.arange(3))
+    assert "not a readable .npz" in error_of(read_tensors, path)
+
+
+class Bomb:
+    """Pickles to a call that leaves a trace."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_npz_cannot_run_code(tmp_path):
+    path, trace = tmp_path / "w.npz", tmp_path / "trace"
+    np.savez(path, w=np.array([Bomb(trace)], object))
+    assert "plain arrays" in error_of(read_tensors, path)
+    assert not trace.exists()
+
+
+def test_pth_without_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"")
+    message = error_of(read_tensors, path)
+    assert "pip install 'stf-jax[convert]'" in message
+    assert "convert w.pth w.safetensors" in message
+    path = tmp_path / "out.pth"
+    assert "PyTorch" in error_of(write_tensors, path, tensors())
+    assert not path.exists()
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def test_pth_both_ways(tmp_path, torch):
+    path = tmp_path / "w.pth"
+    write_tensors(path, tensors(**BRAIN))
+    content = torch.load(path, weights_only=True)
+    assert content["b"].dtype == torch.bfloat16
+    check_same(read_tensors(path), tensors(**BRAIN))
+
+
+@pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.parametrize("suffix", ["pth", "pt", "pth.tar"])
+def test_pth_of_both_formats(tmp_path, torch, modern, suffix):
+    layer = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3))
+    path = tmp_path / f"w.{suffix}"
+    torch.save(layer.state_dict(), path, _use_new_zipfile_serialization=modern)
+    found = read_tensors(path)
+    check_same(found, {name: t.numpy() for name, t in layer.state_dict().items()})
+    assert found["1.num_batches_tracked"].shape == ()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: {"state_dict": weights, "epoch": 3},
+        lambda weights: {"model": weights, "optimizer": {"lr": 0.1}},
+        # As the reference saves: the model's and the optimiser's.
+        lambda weights: {"state_dicts": [weights, {"state": {}, "param_groups": []}], "ep": 5},
+    ],
+)
+def test_pth_of_training_scripts(tmp_path, torch, wrap):
+    weights = {"w": torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)}
+    path = tmp_path / "checkpoint.pth"
+    torch.save(wrap(weights), path)
+    check_same(read_tensors(path), {"w": weights["w"].detach().numpy()})
+
+
+def test_pth_of_something_else(tmp_path, torch):
+    path = tmp_path / "w.pth"
+    torch.save({"epoch": 3, "scores": [1.0]}, path)
+    assert "found epoch, scores" in error_of(read_tensors, path)
+    torch.save(3, path)
+    assert "found a int" in error_of(read_tensors, path)
+    for content in (b"", b"not weights at all"):
+        path.write_bytes(content)
+        assert "not a PyTorch file" in error_of(read_tensors, path)
+
+
+def test_pth_cannot_run_code(tmp_path, torch):
+    path, trace = tmp_path / "w.pth", tmp_path / "trace"
+    for protocol in (2, None):
+        if protocol:
+            path.write_bytes(pickle.dumps({"w": Bomb(trace)}, protocol))
+        else:
+            torch.save({"w": Bomb(trace)}, path)
+        assert "not a PyTorch file of plain tensors" in error_of(read_tensors, path)
+    assert not trace.exists()
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from stf_jax.errors import UserError
+from stf_jax.models.weights.files import write_tensors
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for path in sys.argv[1:]:
+    try:
+        write_tensors(path, {"w": np.ones(10_000)})
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    suffixes = ["npz", "safetensors", *(["pth"] if importlib.util.find_spec("torch") else [])]
+    paths = [str(tmp_path / f"w.{suffix}") for suffix in suffixes]
+    command = [sys.executable, "-c", FULL, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(paths)
+    for line, path in zip(lines, paths, strict=True):
+        assert line.startswith(f"{path}: cannot be written (")
+    assert not list(tmp_path.iterdir())

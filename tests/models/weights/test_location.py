@@ -1,0 +1,106 @@
+import hashlib
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from stf_jax.errors import UserError
+from stf_jax.models.weights.location import locate_weights, weights_folder
+
+CONTENT = b"weights"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("STF_JAX_WEIGHTS", str(tmp_path / "placed"))
+    return tmp_path
+
+
+@pytest.fixture
+def hub(folder, monkeypatch):
+    """A hub with one file for whoever asks; records what was asked."""
+    asked = []
+
+    def download(repository, file, *, revision=None):
+        asked.append((repository, file, revision))
+        path = folder / "cache" / Path(file).name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(CONTENT)
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return asked
+
+
+@pytest.fixture
+def offline(folder, monkeypatch):
+    def download(*args, **kwargs):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot find it\nin the cache")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+
+
+def error_of(location) -> str:
+    with pytest.raises(UserError) as caught:
+        locate_weights(location)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_path_is_itself(folder):
+    path = folder / "w.npz"
+    assert "no such file" in error_of(path)
+    path.write_bytes(CONTENT)
+    assert locate_weights(path) == path
+    assert locate_weights(str(path)) == path
+    assert locate_weights(f"{path}#sha256={DIGEST.upper()}") == path
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("hf://timm/resnet50.a1_in1k/model.npz", ("timm/resnet50.a1_in1k", "model.npz", None)),
+        ("hf://a/b@v1.0/c/d.pth", ("a/b", "c/d.pth", "v1.0")),
+        ("hf://b/d.pth", ("b", "d.pth", None)),
+    ],
+)
+def test_hub_files_are_asked_for(hub, location, asked):
+    assert locate_weights(location).read_bytes() == CONTENT
+    assert hub == [asked]
+
+
+def test_digest_is_checked(hub, folder):
+    good = locate_weights(f"hf://a/b/w.npz#sha256={DIGEST}")
+    assert good.read_bytes() == CONTENT
+    other = "0" * 64
+    message = error_of(f"hf://a/b/w.npz#sha256={other}")
+    assert DIGEST in message
+    assert other in message
+    assert str(good) in message
+    assert "64 hexadecimal digits" in error_of(f"hf://a/b/w.npz#sha256={DIGEST[:-1]}")
+    assert "64 hexadecimal digits" in error_of(f"{good}#sha256={DIGEST[:-1]}g")
+
+
+@pytest.mark.parametrize("location", ["hf://", "hf://a", "hf://a//b", "hf://a/b/", "hf://a/../b/c"])
+def test_malformed_addresses(hub, location):
+    assert "expected hf://OWNER/REPOSITORY/FILE" in error_of(location)
+    assert not hub
+
+
+def test_offline_says_what_to_fetch_and_where_to_put_it(offline, folder):
+    placed = folder / "placed" / "a" / "b" / "c" / "w.npz"
+    message = error_of("hf://a/b/c/w.npz")
+    assert "fetch c/w.npz of the Hugging Face repository a/b" in message
+    assert message.endswith(f"put it at {placed}")
+    # Doing so helps.
+    placed.parent.mkdir(parents=True)
+    placed.write_bytes(CONTENT)
+    assert locate_weights("hf://a/b/c/w.npz") == placed
+    assert locate_weights(f"hf://a/b@v2/c/w.npz#sha256={DIGEST}") == placed
+
+
+def test_folder_without_the_variable(monkeypatch):
+    monkeypatch.delenv("STF_JAX_WEIGHTS", raising=False)
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert weights_folder() == Path("/somewhere/.cache/stf_jax/weights")

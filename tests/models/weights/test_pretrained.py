@@ -1,0 +1,283 @@
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from stf_jax.errors import UserError
+from stf_jax.models import TemporalFusionNet
+from stf_jax.models.weights.__main__ import layer_report, main
+from stf_jax.models.weights.files import read_tensors, write_tensors
+from stf_jax.models.weights.pretrained import (
+    load_pretrained,
+    variables_from_torch,
+    variables_to_torch,
+)
+from stf_jax.models.weights.torch_names import group_of
+
+SMALL = TemporalFusionNet(num_classes=5, backbone="resnet18", num_stripes=2, embed_dim=6)
+LEARNED = SMALL.clone(stage_attention="learned")
+
+
+@pytest.fixture(scope="module")
+def variables(random_variables) -> dict[str, Any]:
+    return random_variables(LEARNED)
+
+
+@pytest.fixture(scope="module")
+def state_dict(variables) -> dict[str, np.ndarray]:
+    """Of `SMALL`, in the reference's names."""
+    whole = variables_to_torch(variables)
+    return {n: a for n, a in whole.items() if group_of(n) != "stage_attention"}
+
+
+def without_stages(variables) -> dict[str, Any]:
+    params = {k: v for k, v in variables["params"].items() if k != "stage_attention"}
+    return {**variables, "params": params}
+
+
+def check_same(found, expected) -> None:
+    by_path: dict[Any, Any] = dict(flatten_dict(found))
+    expected_by_path: dict[Any, Any] = dict(flatten_dict(expected))
+    assert by_path.keys() == expected_by_path.keys()
+    for path, value in expected_by_path.items():
+        assert by_path[path].dtype == value.dtype, path
+        np.testing.assert_array_equal(by_path[path], value, err_msg="/".join(path))
+
+
+def backbone_of(variables) -> dict[str, Any]:
+    return {kind: {"backbone": groups["backbone"]} for kind, groups in variables.items()}
+
+
+def error_of(function, *args, **kwargs) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    return str(caught.value).split("\n")
+
+
+def test_there_and_back_is_exact(variables, state_dict):
+    check_same(variables_from_torch(state_dict, SMALL), without_stages(variables))
+    whole = variables_to_torch(variables, LEARNED)
+    check_same(variables_from_torch(whole, LEARNED), variables)
+    assert list(whole) == list(dict.fromkeys(whole))
+    again = variables_to_torch(variables_from_torch(whole, LEARNED), LEARNED)
+    assert again.keys() == whole.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(again[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+def test_dtypes_are_kept(state_dict, dtype):
+    narrow = {name: array.astype(dtype) for name, array in state_dict.items()}
+    variables = variables_from_torch(narrow, SMALL)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(dtype)}
+    back = variables_to_torch(variables)
+    assert all(np.array_equal(back[name], narrow[name]) for name in narrow)
+
+
+RENAME = {
+    "torchvision": lambda name: name.removeprefix("base."),
+    "module": lambda name: f"module.{name}",
+    "module, torchvision": lambda name: f"module.{name.removeprefix('base.')}",
+    "base": lambda name: name if name.startswith("base.") else f"base.{name}",
+}
+
+
+@pytest.mark.parametrize("style", RENAME)
+def test_naming_styles(variables, state_dict, style):
+    renamed = {RENAME[style](name): array for name, array in state_dict.items()}
+    # What PyTorch's BatchNorm counts, and the ImageNet classifier, have no place and no say.
+    renamed[RENAME[style]("base.bn1.num_batches_tracked")] = np.array(3)
+    renamed[RENAME[style]("base.fc.weight")] = np.zeros((1000, 512), np.float32)
+    check_same(variables_from_torch(renamed, SMALL), without_stages(variables))
+
+
+def test_every_misfit_is_named(state_dict):
+    wrong = dict(state_dict)
+    del wrong["base.layer3.1.conv2.weight"], wrong["temporal_conv.1.running_mean"]
+    wrong["base.bn1.bias"] = np.zeros(63, np.float32)
+    wrong["module.head.weight"] = np.zeros(2, np.float32)
+    wrong["base.layer5.0.conv1.weight"] = np.zeros(2, np.float32)
+    lines = error_of(variables_from_torch, wrong, SMALL)
+    assert f"{len(state_dict) - 3} tensors used" in lines[0]
+    assert "resnet18" in lines[0]
+    assert lines[1:-1] == [
+        "missing: temporal_conv.1.running_mean",
+        "missing: base.layer3.1.conv2.weight",
+        "misshapen: base.bn1.bias: found (63,), expected (64,)",
+        "extra: module.head.weight",
+        "extra: base.layer5.0.conv1.weight",
+    ]
+    assert "correct the model's fields or the file" in lines[-1]
+
+
+def test_linear_layers_do_not_pass_for_convolutions(state_dict):
+    """Nor do transposed ones: every shape counts."""
+    for name in ("local_conv_list.0.0.weight", "temporal_conv.0.weight", "relation_g.2.weight"):
+        wrong = {**state_dict, name: np.zeros(state_dict[name].shape[:2][::-1], np.float32)}
+        assert any(name in line for line in error_of(variables_from_torch, wrong, SMALL))
+
+
+def test_one_tensor_under_two_names(state_dict):
+    twice = {**state_dict, "module.conv1.weight": state_dict["base.conv1.weight"]}
+    (line,) = error_of(variables_from_torch, twice, SMALL)
+    assert "found base.conv1.weight and module.conv1.weight" in line
+
+
+def test_partial_loads_the_groups_there_are_when_asked(variables, state_dict):
+    torchvision = {
+        name.removeprefix("base."): array
+        for name, array in state_dict.items()
+        if name.startswith("base.")
+    }
+    torchvision["fc.weight"] = np.zeros((1000, 512), np.float32)
+    torchvision["fc.bias"] = np.zeros(1000, np.float32)
+    lines = error_of(variables_from_torch, torchvision, SMALL)
+    assert "missing: fc_list.0.weight" in lines
+    assert "not used: fc.weight, the ImageNet classifier" in lines
+    found = variables_from_torch(torchvision, SMALL, partial=True)
+    check_same(found, backbone_of(variables))
+    # Not without the whole backbone, nor with more of it: that is another network.
+    del torchvision["bn1.running_var"]
+    lines = error_of(variables_from_torch, torchvision, SMALL, partial=True)
+    assert "missing: base.bn1.running_var" in lines
+    deeper = {**state_dict, "base.layer3.2.bn1.bias": np.zeros(256, np.float32)}
+    lines = error_of(variables_from_torch, deeper, SMALL, partial=True)
+    assert "extra: base.layer3.2.bn1.bias" in lines
+    # Nor with half a group.
+    del deeper["base.layer3.2.bn1.bias"], deeper["relation_g.0.weight"]
+    lines = error_of(variables_from_torch, deeper, SMALL, partial=True)
+    assert "missing: relation_g.0.weight" in lines
+
+
+def test_wrong_variables_are_not_written(variables):
+    assert "resnet18" in error_of(variables_to_torch, variables, SMALL)[0]
+    foreign = {"params": {"neck": {"kernel": np.zeros((2, 2))}}}
+    assert "expected a TemporalFusionNet's" in error_of(variables_to_torch, foreign)[0]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_files_load_into_the_dtypes_of_the_variables(
+    tmp_path, random_variables, variables, state_dict, suffix
+):
+    path = tmp_path / f"weights.{suffix}"
+    write_tensors(path, {name: array.astype(np.float64) for name, array in state_dict.items()})
+    found, report = load_pretrained(path, SMALL, random_variables(SMALL, seed=5))
+    check_same(found, without_stages(variables))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
+    assert set(report.loaded) == set(state_dict)
+    assert str(report).startswith(f"{path}: {len(state_dict)} tensors used, for resnet18")
+    assert "\n" not in str(report)
+
+
+def test_other_identities_and_new_parts_when_asked(
+    tmp_path, random_variables, variables, state_dict
+):
+    """A classifier of 9 in place of 5, a stage attention the file lacks: both as they were."""
+    path = tmp_path / "weights.npz"
+    write_tensors(path, state_dict)
+    model = LEARNED.clone(num_classes=9)
+    start = random_variables(model, seed=5)
+    lines = error_of(load_pretrained, path, model, start)
+    assert "misshapen: fc_list.1.bias: found (5,), expected (9,)" in lines
+    assert "missing: stage_attention.weight" in lines
+    found, report = load_pretrained(path, model, start, partial=True)
+    kept = ("classifier", "stage_attention")
+    expected = {
+        kind: {group: (start if group in kept else variables)[kind][group] for group in start[kind]}
+        for kind in start
+    }
+    check_same(found, expected)
+    lines = str(report).split("\n")
+    assert "re-initialised: classifier, 5 identities in the file, 9 in the model" in lines
+    assert "re-initialised: stage_attention, the file has none" in lines
+    assert "not used: fc_list.0.weight" in lines
+
+
+def test_parts_the_model_lacks_when_asked(tmp_path, random_variables, variables, state_dict):
+    path = tmp_path / "weights.npz"
+    write_tensors(path, state_dict)
+    model = SMALL.clone(num_classes=0, frame_attention=("intra",))
+    start = random_variables(model, seed=5)
+    assert "extra: relation_f.0.bias" in error_of(load_pretrained, path, model, start)
+    found, report = load_pretrained(path, model, start, partial=True)
+    for group in ("backbone", "embedding", "intra_attention"):
+        check_same(found["params"][group], variables["params"][group])
+    assert set(found["params"]) == {"backbone", "embedding", "intra_attention"}
+    unused = {n for n in state_dict if group_of(n) in ("relation", "classifier")}
+    assert {n.removeprefix("not used: ") for n in report.notes} == unused
+
+
+def test_another_embedding_is_an_error_even_when_partial(tmp_path, random_variables, state_dict):
+    path = tmp_path / "weights.npz"
+    write_tensors(path, state_dict)
+    model = SMALL.clone(embed_dim=7)
+    lines = error_of(load_pretrained, path, model, random_variables(model), partial=True)
+    assert any(line.startswith("misshapen: local_conv_list.0.0.weight") for line in lines)
+
+
+def test_loaded_weights_do_not_hold_the_file(tmp_path, random_variables, state_dict):
+    path = tmp_path / "weights.npz"
+    write_tensors(path, state_dict)
+    found, _ = load_pretrained(path, SMALL, random_variables(SMALL))
+    kernel = found["params"]["backbone"]["conv1"]["kernel"]
+    assert kernel.dtype == jnp.float32
+    assert kernel.committed is False
+
+
+def test_layer_report():
+    report = layer_report({"a.weight": np.full((2, 2), 3, np.float16), "n": np.array(4)})
+    first, second, last = [line.split() for line in report.split("\n")]
+    assert first == ["a.weight", "2x2", "float16", "6"]
+    assert second == ["n", "scalar", "int64", "4"]
+    assert " ".join(last) == "2 tensors, 5 numbers"
+
+
+def test_inspect_and_convert(tmp_path, capsys, state_dict):
+    old, new = tmp_path / "old.npz", tmp_path / "new.safetensors"
+    write_tensors(old, state_dict)
+    assert main(["inspect", str(old)]) == 0
+    inspected = capsys.readouterr().out
+    assert inspected.count("\n") == len(state_dict) + 1
+    assert "base.layer4.1.conv2.weight" in inspected
+    assert "512x512x3x3" in inspected
+    assert main(["convert", str(old), str(new)]) == 0
+    assert capsys.readouterr().out == inspected
+    for name, array in read_tensors(new).items():
+        np.testing.assert_array_equal(array, state_dict[name])
+
+
+def test_commands_tell_bad_input_in_a_line(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path / "none.npz")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    (tmp_path / "a.npz").write_bytes(b"?")
+    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]) == 2
+    assert "not a readable .npz" in capsys.readouterr().err
+
+
+def test_module_runs(tmp_path):
+    write_tensors(tmp_path / "a.npz", {"w": np.ones(4)})
+    command = [
+        sys.executable,
+        "-m",
+        "stf_jax.models.weights",
+        "inspect",
+        tmp_path / "a.npz",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0].split() == ["w", "4", "float64", "2"]
+    assert done.stderr == ""
+
+
+def test_pth_to_variables(tmp_path, variables, state_dict):
+    """As PyTorch would save it, in its old format, behind DataParallel."""
+    torch = pytest.importorskip("torch")
+    tensors = {f"module.{n}": torch.tensor(np.array(a)) for n, a in state_dict.items()}
+    path = tmp_path / "old.pth"
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    check_same(variables_from_torch(read_tensors(path), SMALL), without_stages(variables))
