@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 # Triton's library crashes in a process that has TensorFlow's; PyTorch on a CPU does without it.
 sys.modules["triton"] = None  # pyright: ignore[reportArgumentType]
@@ -19,3 +20,44 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _compiled = tempfile.TemporaryDirectory(prefix="stf_jax_test_programs_")
 jax.config.update("jax_compilation_cache_dir", _compiled.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# Fixtures that bring what is not installed with the tests, and the marker of tests that use them.
+NEEDS = ("torch", "browser")
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, where it is installed."""
+    return pytest.importorskip("torch")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in set(NEEDS) & set(getattr(item, "fixturenames", ())):
+            item.add_marker(name)
+
+
+def _may_be_missing(node: pytest.Item | pytest.Collector) -> bool:
+    everything = os.environ.get("STF_NOTHING_MISSING", "") not in ("", "0")
+    marked = any(node.get_closest_marker(name) is not None for name in NEEDS)
+    return marked and not everything
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """A test is skipped only for want of what its marker names; never where all has to be there."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and not _may_be_missing(item):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which nothing allows: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    """The same of a file that is skipped as a whole."""
+    report = yield
+    if report.skipped and not _may_be_missing(collector):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which nothing allows: {report.longrepr}"
+    return report

@@ -116,11 +116,11 @@ def test_layers_are_the_convolutions_of_the_backbone(backbone):
     assert total == roofline.program_flops(apply, variables, frames)
 
 
+@pytest.mark.usefixtures("torch")
 @pytest.mark.parametrize(
     "layer", [layers.Layer(9, 6, 4, 8, 3, 2), layers.Layer(8, 6, 8, 4, 1, 1)], ids=str
 )
 def test_layers_are_compared_with_the_same_function(layer):
-    pytest.importorskip("torch")
     arrays = layers.drawn(layer, 2, 0)
     own = [work() for work in layers.ours(layer, "float32", *arrays)]
     other = [work().numpy() for work in layers.torchs(layer, settings.Settings(), *arrays)]
@@ -130,8 +130,8 @@ def test_layers_are_compared_with_the_same_function(layer):
         np.testing.assert_allclose(array, found.transpose(order), atol=1e-4)
 
 
+@pytest.mark.usefixtures("torch")
 def test_layers_are_summed_by_kernel(monkeypatch):
-    pytest.importorskip("torch")
     monkeypatch.setattr(layers, "measured", lambda *_: np.array([[3.0, 9, 5], [2, 9, 2]]))
     rows = list(layers.run(settings.Settings(backbone="resnet18", height=64, width=32)))
     assert sum(row["times"] for row in rows if "layer" in row) == 1 + 16 + 3
@@ -361,7 +361,6 @@ def grow(given, *, image):
         yield {"frames": length, "grows": peak() - before}
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the peak on Linux only")
 def test_long_tracklets_are_evaluated_in_constant_memory(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     image = tmp_path / "frame.jpg"

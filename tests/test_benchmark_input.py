@@ -32,8 +32,8 @@ def layout(tmp_path):
     return tmp_path / "layout"
 
 
+@pytest.mark.usefixtures("torch")
 def test_from_end_to_end(benchmark, layout, capsys, tmp_path):
-    pytest.importorskip("torch")
     found = tmp_path / "found.json"
     numbers = ["--rounds", "1", "--steps", "2", "--warmup", "1", "--needed", "50"]
     status = benchmark.main(["--root", str(layout), "--json", str(found), *numbers])
