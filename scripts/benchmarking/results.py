@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarking.child import Row
 from benchmarking.settings import ROOT, Settings
+from stf_jax.files import atomic_write
 
 COLUMNS = 100
 _INDENTED: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
@@ -83,9 +84,8 @@ def file_name(device: dict[str, Any], time_text: str) -> str:
 def write(path: Path, contents: dict[str, Any]) -> None:
     """Write a run's JSON; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(contents, indent=1) + "\n")
-    partial.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1) + "\n")
 
 
 def format_rows(rows: Sequence[Row]) -> str:

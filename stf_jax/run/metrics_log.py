@@ -28,6 +28,8 @@ from tensorboard.compat.proto.summary_pb2 import (
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
+from stf_jax.files import atomic_write
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -120,12 +122,8 @@ def cut_back(path: str | os.PathLike[str], step: int) -> None:
     if not path.exists():
         return
     kept = [line + b"\n" for line, entry in _whole_lines(path) if entry["step"] <= step]
-    whole = path.with_name(path.name + ".new")
-    with open(whole, "wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    whole.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"".join(kept))
 
 
 def progress_bar(total_steps: int, done: int = 0, *, shown: bool = True) -> tqdm:
