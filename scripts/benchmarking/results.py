@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarking.child import Row
 from benchmarking.settings import ROOT, Settings
+from stf_jax.cores import usable_cores
 from stf_jax.files import atomic_write
 
 COLUMNS = 100
@@ -31,7 +32,7 @@ def describe(settings: Settings) -> Iterator[Row]:
         "device_kind": device.device_kind if device.platform != "cpu" else processor(),
         "device_count": jax.device_count(),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        "cores": usable_cores(),
         "python": platform.python_version(),
         "versions": versions(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
