@@ -29,6 +29,7 @@ from PIL import Image
 from steps_plan import plan_steps
 
 from stf_jax import __version__
+from stf_jax.cores import usable_cores
 from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
@@ -73,7 +74,7 @@ def use_cores(wanted: int | None) -> int:
     if not hasattr(os, "sched_getaffinity"):
         if wanted is not None:
             raise UserError(f"--cores {wanted}: this system cannot restrict a process to cores")
-        return os.cpu_count() or 1
+        return usable_cores()
     usable = sorted(os.sched_getaffinity(0))
     if wanted is not None:
         if wanted > len(usable):

@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from stf_jax.cores import usable_cores
 from stf_jax.data import video_reid_builder
 from stf_jax.data.layout.partitions import TrackletTable, load_layout
 from stf_jax.data.pipeline import batches, tf
@@ -118,9 +119,7 @@ def measure(layout: Path, data_dir: Path) -> tuple[dict[str, Any], dict[str, dic
     files = [os.path.getsize(entry) for entry in os.scandir(layout / "images")]
     about = {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": usable_cores(),
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "tensorflow-datasets": tfds.__version__,

@@ -15,7 +15,6 @@ torch.compile, TF32 and cuDNN's search for the fastest convolutions. Needs the `
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from stf_jax.cores import usable_cores
 from stf_jax.errors import UserError, told_in_lines
 
 PARTS = ("train", "extract", "input", "memory")
@@ -136,8 +136,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         from torch_peer_measure import peak_memory
 
         if options.workers is None:
-            affinity = getattr(os, "sched_getaffinity", None)
-            options.workers = len(affinity(0)) if affinity else os.cpu_count() or 1
+            options.workers = usable_cores()
         options.steps = options.steps or 10
         found = measure_input(options)
         found["peak_memory_bytes"] = peak_memory(torch.device("cpu"))

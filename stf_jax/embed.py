@@ -1,6 +1,5 @@
 """Features of any tracklets with a trained run: `python -m stf_jax.main --mode embed`."""
 
-import argparse
 import csv
 import dataclasses
 import os
@@ -16,7 +15,7 @@ from stf_jax.errors import UserError
 from stf_jax.evaluate import load_eval_table, restore_run
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
 from stf_jax.evaluation.scoring import extract_table
-from stf_jax.prepare import mot
+from stf_jax.prepare.mot import cut_videos, parse_camera
 from stf_jax.run.run_files import read_run_files
 
 _IMAGE = re.compile(r"[^.].*\.(?:png|jpg|jpeg)", re.IGNORECASE)
@@ -137,10 +136,7 @@ def _video(
     source: str, config: Config, camera: int, frames_dir: Path
 ) -> tuple[TrackletTable, np.ndarray]:
     """Cuts the people out of a video along its tracks and reads them as a layout."""
-    parser = argparse.ArgumentParser()
-    mot.add_arguments(parser)
-    pair = f"{camera}:{source}"
-    mot.run(parser.parse_args(["--camera", pair, "--unlabelled", "--output", str(frames_dir)]))
+    cut_videos([parse_camera(f"{camera}:{source}")], frames_dir)
     layout = _config_of_layout(config, str(frames_dir))
     layout.data.partitions, layout.data.eval_subset = "partitions.pkl", "test"
     table = load_eval_table(layout)

@@ -15,6 +15,7 @@ from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.features.feature_files import FeatureSet, tracklet_name
 from stf_jax.evaluation.pages.report import TOP, RankedLists, ReportContent, write_report
 from stf_jax.evaluation.ranked_lists import empty_lists, fill_list
+from stf_jax.files import atomic_write
 
 MATCHES_FILE = "matches.csv"
 
@@ -109,10 +110,8 @@ def write_matches(
             list_notes=notes,
         ),
     )
-    path = folder / MATCHES_FILE
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(_table(matches), encoding="utf-8", newline="")
-    os.replace(partial, path)
+    with atomic_write(folder / MATCHES_FILE) as temporary:
+        temporary.write_text(_table(matches), encoding="utf-8", newline="")
     return page
 
 

@@ -1,6 +1,5 @@
 """Part `input`: reading, decoding and resizing pictures into packed batches, without a model."""
 
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from benchmarking.settings import Settings
 def run(settings: Settings) -> Iterator[Row]:
     """Yield frames/s on all cores and per core."""
     need_tensorflow()
+    from stf_jax.cores import usable_cores
     from stf_jax.data.layout.partitions import load_layout
     from stf_jax.data.pipeline import batches
     from stf_jax.data.sampling import frame_counts, training_buckets, training_plan
@@ -22,7 +22,7 @@ def run(settings: Settings) -> Iterator[Row]:
     assert table is not None
     options = {"num_devices": 1, **settings.plan}
     buckets = training_buckets(table, settings.frame_buckets, **options)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     walls, processor, frames = [], [], 0
     for epoch in range(settings.rounds + 1):
         plan = training_plan(table, epoch=epoch, **options)

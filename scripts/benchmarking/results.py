@@ -14,6 +14,8 @@ from typing import Any
 
 from benchmarking.child import Row
 from benchmarking.settings import ROOT, Settings
+from stf_jax.cores import usable_cores
+from stf_jax.files import atomic_write
 
 COLUMNS = 100
 _INDENTED: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
@@ -30,7 +32,7 @@ def describe(settings: Settings) -> Iterator[Row]:
         "device_kind": device.device_kind if device.platform != "cpu" else processor(),
         "device_count": jax.device_count(),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        "cores": usable_cores(),
         "python": platform.python_version(),
         "versions": versions(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -83,9 +85,8 @@ def file_name(device: dict[str, Any], time_text: str) -> str:
 def write(path: Path, contents: dict[str, Any]) -> None:
     """Write a run's JSON; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(contents, indent=1) + "\n")
-    partial.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1) + "\n")
 
 
 def format_rows(rows: Sequence[Row]) -> str:

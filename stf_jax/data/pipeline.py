@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stf_jax.cores import usable_cores
 from stf_jax.data.augment_options import check_options, fill_colour
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan, frame_counts
@@ -106,8 +107,7 @@ def batches(
     sizes = sizes[np.searchsorted(sizes, counts[steps])]
     real = share.frames >= 0
     if threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        threads = threads or os.cpu_count() or 1
+        threads = usable_cores()
     ahead = -(-prefetch * share.frames.shape[1] * int(sizes.max(initial=0)) // _BLOCK)
     rows = share.frames[real]
     names = table.names[rows]

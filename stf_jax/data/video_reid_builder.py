@@ -36,6 +36,7 @@ from jaxtyping import Int64
 from stf_jax.data.layout.partitions import SUBSETS, load_layout, read_partitions
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError, told_in_lines
+from stf_jax.files import atomic_write
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not needed here, and it prints a notice
@@ -70,9 +71,8 @@ class _Partitions(tfds.core.Metadata):
         """Writes it into the data set's folder."""
         if "partitions" in self:
             path = Path(os.fspath(data_dir)) / PARTITIONS
-            part = path.with_name(path.name + ".part")
-            part.write_bytes(pickle.dumps(self["partitions"], protocol=4))
-            os.replace(part, path)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(pickle.dumps(self["partitions"], protocol=4))
 
     def load_metadata(self, data_dir: Any) -> None:
         """Reads it from there."""

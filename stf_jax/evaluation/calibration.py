@@ -4,11 +4,12 @@ A logistic curve fitted by maximum likelihood with the smoothed targets of Platt
 Outputs for Support Vector Machines" (Advances in Large Margin Classifiers, 1999).
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.optimize import minimize
+from scipy.special import expit, logit
 
 from stf_jax.errors import UserError
 from stf_jax.evaluation.arguments import ArgumentError
@@ -18,7 +19,6 @@ from stf_jax.evaluation.protocols import select_rows
 from stf_jax.evaluation.ranked_lists import distance_histogram
 
 _BINS = 4096  # pairs are counted by distance: millions of them cost no more than a few
-_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Calibration:
     def probabilities(self, distances: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Probabilities in [0, 1], of the distances' shape; 0 at infinite distance."""
         logits = self.intercept + self.slope * np.asarray(distances, np.float64)
-        return np.exp(-np.logaddexp(0, -logits))
+        return expit(logits)
 
     def with_prior(self, prior: float) -> "Calibration":
         """The same evidence where a share `prior` in (0, 1) of the pairs is of one person.
@@ -49,7 +49,7 @@ class Calibration:
         """
         if not 0 < prior < 1:
             raise ArgumentError(f"prior: {prior}; expected a share above 0 and below 1")
-        shift = _logit(prior) - _logit(self.prior)
+        shift = float(logit(prior) - logit(self.prior))
         return Calibration(
             self.intercept + shift, self.slope, prior, self.metric, self.matches, self.others
         )
@@ -99,8 +99,8 @@ def fit_logistic(
 ) -> tuple[float, float]:
     """Intercept and slope for `values` at which so many `matches` and `others` [b] were counted.
 
-    Newton's method, each step halved until it helps; the loss is convex, and Platt's targets keep
-    it bounded where matches and others do not overlap.
+    The loss is convex, and Platt's targets keep its minimum finite where matches and others do not
+    overlap.
     """
     total_matches, total_others = matches.sum(), others.sum()
     counts = (matches + others).astype(np.float64)
@@ -112,26 +112,19 @@ def fit_logistic(
     ) / counts
     middle, spread = np.average(x, weights=counts), max(float(np.ptp(x)), 1e-12)
     design = np.stack([np.ones_like(x), (x - middle) / spread], axis=1)
+    shares = counts / counts.sum()
 
-    def loss(weights: np.ndarray) -> float:
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         logits = design @ weights
-        return float(counts @ (np.logaddexp(0, logits) - target * logits))
+        gradient = design.T @ (shares * (expit(logits) - target))
+        return float(shares @ (np.logaddexp(0, logits) - target * logits)), gradient
 
-    weights = np.array([_logit(float(np.average(target, weights=counts))), 0.0])
-    for _ in range(_STEPS):
-        fitted = np.exp(-np.logaddexp(0, -(design @ weights)))
-        gradient = design.T @ (counts * (fitted - target))
-        curvature = (design.T * (counts * fitted * (1 - fitted))) @ design
-        step = np.linalg.solve(curvature + 1e-9 * np.trace(curvature) * np.eye(2), gradient)
-        before, size = loss(weights), 1.0
-        while size > 1e-6 and loss(weights - size * step) > before:
-            size /= 2
-        weights = weights - size * step
-        if before - loss(weights) <= 1e-12 * abs(before):
-            break
-    slope = float(weights[1]) / spread
-    return float(weights[0]) - slope * float(middle), slope
+    def hessian(weights: np.ndarray) -> np.ndarray:
+        fitted = expit(design @ weights)
+        return (design.T * (shares * fitted * (1 - fitted))) @ design
 
-
-def _logit(share: float) -> float:
-    return math.log(share) - math.log1p(-share)
+    start = np.array([logit(shares @ target), 0.0])
+    options = {"gtol": 1e-10}
+    found = minimize(loss, start, jac=True, hess=hessian, method="trust-exact", options=options)
+    slope = float(found.x[1]) / spread
+    return float(found.x[0]) - slope * float(middle), slope

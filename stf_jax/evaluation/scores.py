@@ -14,6 +14,7 @@ import numpy as np
 from stf_jax.evaluation.bootstrap import Intervals
 from stf_jax.evaluation.protocols import PROTOCOLS
 from stf_jax.evaluation.ranking import Ranking
+from stf_jax.files import atomic_write
 
 RANKS = (1, 5, 10, 20)
 SCORE_NAMES = (*(f"rank-{k}" for k in RANKS), "mAP", "mINP")
@@ -88,9 +89,8 @@ def write_scores(path: Path, contents: Mapping[str, Any]) -> None:
         ValueError: a number that is not finite.
     """
     text = json.dumps(contents, indent=2, allow_nan=False) + "\n"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -127,8 +127,6 @@ def write_partitions(
         raise UserError("\n".join(findings.errors))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part, open(part, "wb") as file:
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
         pickle.dump(values, file, protocol=4)
-        file.flush()
-        os.fsync(file.fileno())
     return path

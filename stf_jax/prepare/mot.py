@@ -3,10 +3,11 @@
 import argparse
 import dataclasses
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
 
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
@@ -48,6 +49,10 @@ Run again after an interruption, the same command goes on where it was. Beside t
 partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
 """
 
+TrainIds = Callable[[set[int]], set[int]]
+"""All identities -> those that train."""
+_RULES = CutRules()
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare mot` to a parser."""
@@ -77,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the lowest number; with --unlabelled: none, a gallery only)",
     )
 
-    rules = CutRules()
+    rules = _RULES
     cut = parser.add_argument_group("cutting")
     add = cut.add_argument
     gap = "missing frames bridged within a tracklet (default %(default)s)"
@@ -112,8 +117,8 @@ def _rules(args: argparse.Namespace) -> CutRules:
     return CutRules(classes=classes, **{name: getattr(args, name) for name in fields})
 
 
-def _parse_camera(text: str) -> tuple[int, Path, Path]:
-    """NUMBER:VIDEO:TRACKS; paths with colons are understood where the files exist."""
+def parse_camera(text: str) -> tuple[int, Path, Path]:
+    """Parses NUMBER:VIDEO:TRACKS; paths with colons are understood where the files exist."""
     number, _, rest = text.partition(":")
     if not number.isdecimal() or ":" not in rest:
         raise UserError(f"--camera {text}: expected NUMBER:VIDEO:TRACKS, such as 1:a.mp4:a.txt")
@@ -136,13 +141,15 @@ def _in_folder_numbers(video: Video, tracks: TrackFile) -> TrackFile:
     return dataclasses.replace(tracks, frames=tracks.frames - shift, first_frame=video.first_number)
 
 
-def _read_cameras(args: argparse.Namespace, rules: CutRules) -> list[Camera]:
+def _read_cameras(
+    sources: Iterable[tuple[int, Path, Path]], first_frame: int, rules: CutRules
+) -> list[Camera]:
     cameras: dict[int, Camera] = {}
-    for text in args.cameras:
-        number, video_path, tracks_path = _parse_camera(text)
+    for number, video_path, tracks_path in sources:
         if number in cameras:
+            text = f"{number}:{video_path}:{tracks_path}"
             raise UserError(f"--camera {text}: camera {number} is given twice")
-        tracks = read_tracks(tracks_path, first_frame=args.first_frame)
+        tracks = read_tracks(tracks_path, first_frame=first_frame)
         video = open_video(video_path)
         tracks = _in_folder_numbers(video, tracks)
         if video.pictures and tracks.frames.max() >= len(video.pictures):
@@ -152,60 +159,64 @@ def _read_cameras(args: argparse.Namespace, rules: CutRules) -> list[Camera]:
     return [cameras[number] for number in sorted(cameras)]
 
 
-def _train_tracklets(args: argparse.Namespace, person_ids: np.ndarray) -> Bool[np.ndarray, " n"]:
-    ids = {int(person) for person in person_ids}
-    if args.unlabelled:
-        chosen = set()
-    elif args.train_ids is not None:
-        chosen = set(parse_numbers(args.train_ids, "--train-ids"))
-        missing = sorted(chosen - ids)
-        if missing:
-            raise UserError(
-                f"--train-ids {args.train_ids}: no tracklet of id "
-                f"{', '.join(map(str, missing[:10]))}{' ...' if len(missing) > 10 else ''}; "
-                f"ids from {min(ids)} to {max(ids)} are there ({len(ids)} in all)"
-            )
-    elif args.train_rule is not None:
-        chosen = train_ids_by_rule(ids, args.train_rule)
-    else:
-        chosen = train_ids_by_share(ids, args.train_fraction, args.seed)
-    return np.isin(person_ids, sorted(chosen))
+def _train_ids(args: argparse.Namespace, ids: set[int]) -> set[int]:
+    if args.train_rule is not None:
+        return train_ids_by_rule(ids, args.train_rule)
+    if args.train_ids is None:
+        return train_ids_by_share(ids, args.train_fraction, args.seed)
+    chosen = set(parse_numbers(args.train_ids, "--train-ids"))
+    missing = sorted(chosen - ids)
+    if missing:
+        raise UserError(
+            f"--train-ids {args.train_ids}: no tracklet of id "
+            f"{', '.join(map(str, missing[:10]))}{' ...' if len(missing) > 10 else ''}; "
+            f"ids from {min(ids)} to {max(ids)} are there ({len(ids)} in all)"
+        )
+    return chosen
 
 
-def _query_cameras(args: argparse.Namespace, numbers: list[int]) -> list[int]:
-    if args.query_cameras is None:
-        return [] if args.unlabelled else numbers[:1]
-    wanted = parse_numbers(args.query_cameras, "--query-cameras")
+def _query_cameras(wanted: Sequence[int], numbers: list[int]) -> Sequence[int]:
     missing = [number for number in wanted if number not in numbers]
     if missing:
         raise UserError(
-            f"--query-cameras {args.query_cameras}: no camera {missing[0]}; given are "
+            f"--query-cameras {','.join(map(str, wanted))}: no camera {missing[0]}; given are "
             f"{', '.join(map(str, numbers))}"
         )
     return wanted
 
 
-def _assign(args: argparse.Namespace, cameras: list[Camera], digits: int) -> Tracklets:
+def _assign(
+    cameras: list[Camera],
+    train_ids: TrainIds | None,
+    query_cameras: Sequence[int] | None,
+    digits: int,
+    ext: str,
+) -> Tracklets:
     """Identities, tracks, roles and image names of all tracklets."""
     numbers = np.concatenate([np.full(len(c.cut.source_ids), c.number) for c in cameras])
     source_ids = np.concatenate([c.cut.source_ids for c in cameras])
     tracks = np.concatenate([np.arange(1, len(c.cut.source_ids) + 1) for c in cameras])
     person_ids = source_ids
-    if args.unlabelled:
+    given = [camera.number for camera in cameras]
+    if train_ids is None:
         pairs = np.stack([numbers, source_ids], axis=1)
         person_ids = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1) + 1
-    trains = _train_tracklets(args, person_ids)
-    wanted = _query_cameras(args, [c.number for c in cameras])
+        trains, wanted = np.zeros(len(person_ids), bool), []
+    else:
+        trains = np.isin(person_ids, sorted(train_ids({int(i) for i in person_ids})))
+        wanted = given[:1]
+    if query_cameras is not None:
+        wanted = _query_cameras(query_cameras, given)
     roles = np.where(trains, ROLES.index("train"), ROLES.index("gallery"))
     tests = np.flatnonzero(~trains)
     queries = query_tracklets(
-        person_ids[tests], numbers[tests], wanted, need_match=not args.unlabelled
+        person_ids[tests], numbers[tests], wanted, need_match=train_ids is not None
     )
     roles[tests[queries]] = ROLES.index("query")
     lengths = np.concatenate([np.diff(c.cut.offsets) for c in cameras])
     names = tuple(
         tuple(
-            image_name(int(i), int(c), int(t), k, camera_digits=digits, ext=args.ext)
+            image_name(int(i), int(c), int(t), k, camera_digits=digits, ext=ext)
             for k in range(length)
         )
         for i, c, t, length in zip(person_ids, numbers, tracks, lengths, strict=True)
@@ -229,50 +240,83 @@ def _source_summary(camera: Camera) -> dict[str, object]:
     }
 
 
-def run(args: argparse.Namespace) -> None:
-    """Runs `prepare mot`: reads, cuts, crops, writes the layout and prints a summary.
+def cut_videos(
+    sources: Iterable[tuple[int, Path, Path]],
+    output: Path,
+    *,
+    train_ids: TrainIds | None = None,
+    query_cameras: Sequence[int] | None = None,
+    rules: CutRules = _RULES,
+    first_frame: int = 1,
+    ext: str = "png",
+) -> None:
+    """Cuts people out of videos along their tracks, writes the layout and prints a summary.
 
     Every input is read and checked before anything is written, except that a video's length is
     known only once it has been decoded. The images are written one by one, each whole or not at
     all; partitions.pkl comes last, so a folder without it is not complete.
 
+    Args:
+        sources: camera number, video (file or folder of frames) and track file of each camera.
+        output: a new or empty folder, or that of the same call before.
+        train_ids: chooses from all identities those that train; the others test. None where ids
+            mean nothing across cameras: each (camera, id) becomes a test identity of its own.
+        query_cameras: whose test tracklets are queries; by default the lowest number's, or none
+            without `train_ids`.
+        rules: how tracks are cut and which boxes are dropped.
+        first_frame: number of a video's first frame in the track files, 0 or 1.
+        ext: of the images, png or jpg.
+
     Raises:
         UserError: bad input, or an output folder that belongs to something else.
     """
-    rules = _rules(args)
-    cameras = _read_cameras(args, rules)
+    cameras = _read_cameras(sources, first_frame, rules)
     digits = len(str(max(camera.number for camera in cameras)))
-    tracklets = _assign(args, cameras, digits)
+    tracklets = _assign(cameras, train_ids, query_cameras, digits, ext)
     receipt = {
         "source": "mot",
         "cameras": [_source_summary(camera) for camera in cameras],
-        "first_frame": args.first_frame,
-        "unlabelled": args.unlabelled,
-        "ext": args.ext,
+        "first_frame": first_frame,
+        "unlabelled": train_ids is None,
+        "ext": ext,
         "split": hashlib.sha256(tracklets.roles.astype("<i8").tobytes()).hexdigest(),
         **dataclasses.asdict(rules),
         "classes": None if rules.classes is None else list(rules.classes),
     }
-    claim_output(args.output, receipt)
-    folder = args.output / "images"
+    claim_output(output, receipt)
+    folder = output / "images"
     folder.mkdir(exist_ok=True)
     present = images_present(folder)
     names = [name for group in tracklets.names for name in group]
     if not present.issuperset(names):
-        (args.output / "partitions.pkl").unlink(missing_ok=True)
+        (output / "partitions.pkl").unlink(missing_ok=True)
     start = 0
     for camera in cameras:
         stop = start + int(camera.cut.offsets[-1])
         write_images(camera, names[start:stop], present, folder)
         start = stop
-    write_text(args.output / "tracklets.csv", tracklet_table(cameras, tracklets))
+    write_text(output / "tracklets.csv", tracklet_table(cameras, tracklets))
     by_role: dict[str, list[str]] = {role: [] for role in ROLES}
     for role, group in zip(tracklets.roles, tracklets.names, strict=True):
         by_role[ROLES[role]].extend(group)
     test = by_role["query"] + by_role["gallery"]
     marks = [0] * len(by_role["query"]) + [1] * len(by_role["gallery"])
     write_partitions(
-        args.output, trainval=by_role["train"], test=test, test_marks=marks, camera_digits=digits
+        output, trainval=by_role["train"], test=test, test_marks=marks, camera_digits=digits
     )
-    print(summary(cameras, tracklets, args.unlabelled))
-    print(f"written: {args.output}")
+    print(summary(cameras, tracklets, train_ids is None))
+    print(f"written: {output}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs `prepare mot`, as `cut_videos`; raises UserError as that does."""
+    queries = args.query_cameras
+    cut_videos(
+        map(parse_camera, args.cameras),
+        args.output,
+        train_ids=None if args.unlabelled else partial(_train_ids, args),
+        query_cameras=None if queries is None else parse_numbers(queries, "--query-cameras"),
+        rules=_rules(args),
+        first_frame=args.first_frame,
+        ext=args.ext,
+    )

@@ -7,22 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stf_jax.errors import UserError
+from stf_jax.files import TEMPORARY_SUFFIX, atomic_write
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives the name of a part file to write, which becomes `path` once the block has ended well.
-
-    Raises:
-        UserError: for any OSError in the block, such as a full disk; the part is removed then.
-    """
-    part = path.with_name(path.name + ".part")
+def whole_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """As `atomic_write`; any OSError in the block, such as a full disk, is raised as UserError."""
     try:
-        yield part
-        os.replace(part, path)
+        with atomic_write(path, sync=sync) as temporary:
+            yield temporary
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); mend it and run the same "
             "command again, it goes on where it was"
@@ -31,8 +25,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all; raises UserError where it cannot be written."""
-    with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8", newline="")
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def claim_output(root: Path, receipt: dict[str, object]) -> None:
@@ -50,7 +44,8 @@ def claim_output(root: Path, receipt: dict[str, object]) -> None:
     path = root / f"prepare_{receipt['source']}.json"
     if root.exists() and not root.is_dir():
         raise UserError(f"{root}: is not a folder")
-    if root.exists() and any(child.name != path.name + ".part" for child in root.iterdir()):
+    interrupted = f"{path.name}.*{TEMPORARY_SUFFIX}"
+    if root.exists() and any(not child.match(interrupted) for child in root.iterdir()):
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -63,16 +58,18 @@ def claim_output(root: Path, receipt: dict[str, object]) -> None:
                 f"{root}: was begun with other input or options ({', '.join(changed)}); "
                 "give a new folder, or remove this one"
             )
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(receipt, indent=1, sort_keys=True) + "\n")
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(receipt, indent=1, sort_keys=True) + "\n")
+    for leftover in root.glob(f"*{TEMPORARY_SUFFIX}"):
+        leftover.unlink()
 
 
 def images_present(folder: Path) -> set[str]:
     """Names of whole images; what an interrupted run left half-written is removed."""
     present = set()
     for entry in os.scandir(folder):
-        if entry.name.endswith(".part"):
+        if entry.name.endswith(TEMPORARY_SUFFIX):
             os.unlink(entry.path)
         elif entry.stat().st_size:
             present.add(entry.name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from stf_jax.errors import UserError
+from stf_jax.files import atomic_write
 from stf_jax.prepare.output import claim_output, images_present
 
 _NO_LINKS = {
@@ -85,7 +86,8 @@ def place_images(
                     if error.errno not in _NO_LINKS:
                         raise
                     copy = True  # one file system serves all, so this holds for the rest
-            _copy(path, into)
+            with atomic_write(Path(into), sync=False) as temporary:
+                shutil.copyfile(path, temporary)
             copied += 1
         except OSError as error:
             raise UserError(
@@ -102,8 +104,3 @@ def _link(path: str, into: str) -> None:
     if os.path.lexists(into):  # an empty file: damaged at its source, or undone by a power cut
         os.unlink(into)
     os.link(path, into)
-
-
-def _copy(path: str, into: str) -> None:
-    shutil.copyfile(path, into + ".part")
-    os.replace(into + ".part", into)

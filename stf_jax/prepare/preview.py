@@ -71,5 +71,5 @@ def save_preview(path: Path, table: TrackletTable, *, identities: int = 6, rows:
         firsts = own[np.unique(table.cameras[own], return_index=True)[1]]
         chosen += sorted([*firsts, *np.setdiff1d(own, firsts)][:rows])
     sheet = Image.fromarray(contact_sheet(table, chosen))
-    with whole_file(path) as part:
-        sheet.save(part, format="PNG" if path.suffix.lower() == ".png" else "JPEG")
+    with whole_file(path) as temporary:
+        sheet.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from stf_jax.cores import usable_cores
 from stf_jax.data.layout.partitions import GALLERY, QUERY, load_layout
 from stf_jax.errors import UserError
 from stf_jax.prepare.drawing.filming import (
@@ -277,7 +278,7 @@ def run(args: argparse.Namespace) -> None:
     total = len(trainval) + len(test)
     if missing or not (root / "partitions.pkl").exists():
         (root / "partitions.pkl").unlink(missing_ok=True)
-        jobs = min(args.jobs or _usable_processors(), max(1, len(work)))
+        jobs = min(args.jobs or usable_cores(), max(1, len(work)))
         with tqdm(total=missing, unit="image", desc="drawing", disable=None) as bar:
             for count in _draw_all(plan.film, jobs, work, folder):
                 bar.update(count)
@@ -293,9 +294,3 @@ def run(args: argparse.Namespace) -> None:
         assert table is not None
         save_preview(args.preview, table)
         print(f"preview: {args.preview}")
-
-
-def _usable_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

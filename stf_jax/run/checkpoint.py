@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from stf_jax.errors import UserError
+from stf_jax.files import atomic_write
 from stf_jax.run.tensor_checksums import (
     TensorInfo,
     differences,
@@ -285,9 +286,8 @@ def _add_metrics(manager: ocp.CheckpointManager, step: int, metrics: dict[str, f
     """Gives a stored step, interrupted before its evaluation, the scores it got since."""
     if metrics:
         file = Path(manager.directory) / str(step) / "metrics" / "metrics"
-        whole = file.with_name("metrics.new")
-        whole.write_text(json.dumps(metrics))
-        whole.replace(file)
+        with atomic_write(file) as temporary:
+            temporary.write_text(json.dumps(metrics))
     manager.reload()
 
 

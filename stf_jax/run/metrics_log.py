@@ -7,34 +7,30 @@ killed and resumed run has everything once.
 
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import (  # made at run time, which pyright cannot see
-    Event,  # pyright: ignore[reportAttributeAccessIssue]
-    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorboard.compat.proto.summary_pb2 import (
-    Summary,  # pyright: ignore[reportAttributeAccessIssue]
-)
-
-# The package's EventFileWriter would import TensorFlow, only to open a file.
-from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
+
+from stf_jax.files import atomic_write
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+_FLUSH_SECONDS = 1
 
 
 class MetricsLog:
-    """Open log of one run; a context manager. Every entry is on disk when `write` returns.
+    """Open log of one run; a context manager.
 
+    When `write` returns, its entry is in metrics.jsonl; the event files follow within seconds.
     Write the entries of a step before saving that step: what is not written when the run is killed
     is not written again.
     """
@@ -79,14 +75,9 @@ class MetricsLog:
         self._lines.write(json.dumps(line, allow_nan=False) + "\n")
         self._lines.flush()
         if self._events is not None:
-            scalars = [
-                Summary.Value(tag=name, simple_value=value)
-                for name, value in entry.items()
-                if not isinstance(value, list)
-            ]
-            event = Event(wall_time=now, step=int(step), summary=Summary(value=scalars))
-            self._events.write(event.SerializeToString())
-            self._events.flush()
+            for name, value in entry.items():
+                if not isinstance(value, list):
+                    self._events.add_scalar(name, value, int(step), walltime=now)
 
     def close(self) -> None:
         """Closes the files."""
@@ -120,12 +111,8 @@ def cut_back(path: str | os.PathLike[str], step: int) -> None:
     if not path.exists():
         return
     kept = [line + b"\n" for line, entry in _whole_lines(path) if entry["step"] <= step]
-    whole = path.with_name(path.name + ".new")
-    with open(whole, "wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    whole.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"".join(kept))
 
 
 def progress_bar(total_steps: int, done: int = 0, *, shown: bool = True) -> tqdm:
@@ -154,20 +141,17 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             yield line, entry
 
 
-def _open_events(folder: Path, resume_step: int) -> RecordWriter:
-    folder.mkdir(parents=True, exist_ok=True)
-    goes_on = any(folder.glob("events.out.tfevents.*"))
-    name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-    writer = RecordWriter(open(folder / name, "wb"))  # noqa: SIM115
-    first = [Event(wall_time=time.time(), file_version="brain.Event:2")]
-    if goes_on:
-        # Makes TensorBoard forget what earlier files have behind this step.
-        start = SessionLog(status=SessionLog.SessionStatus.START)
-        first.append(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
-    for event in first:
-        writer.write(event.SerializeToString())
-    writer.flush()
-    return writer
+def _open_events(folder: Path, resume_step: int) -> "SummaryWriter":
+    # Here, because it imports PyTorch where that is installed, which takes seconds.
+    from tensorboardX import SummaryWriter
+
+    resumes = any(folder.glob("events.out.tfevents.*"))
+    return SummaryWriter(
+        os.fspath(folder),
+        purge_step=resume_step + 1 if resumes else None,  # hides what earlier files have from it on
+        flush_secs=_FLUSH_SECONDS,
+        filename_suffix=f".{time.time_ns()}",  # another file also within the same second
+    )
 
 
 def _json(value: Any) -> Any:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 import stf_jax
 from stf_jax.errors import UserError
+from stf_jax.files import atomic_write
 
 Config = Mapping[str, Any] | ConfigDict
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -142,12 +143,8 @@ def _git_revision() -> str | None:
 
 def _write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2) + "\n"
-    whole = path.with_name(path.name + ".new")
-    with open(whole, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    whole.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,9 +1,4 @@
-"""Image names to numbers, for a million names at a time.
-
-A name is `<person>_<camera><track>_<offset>.<png|jpg|jpeg>`. The parser works on the distinct
-*patterns* of a block of names (every digit replaced by 0), of which a data set has a handful:
-one regular expression per pattern, and numpy for the digits.
-"""
+"""Image names, `<person>_<camera><track>_<offset>.<png|jpg|jpeg>`, to numbers."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 MAX_LENGTH = 255  # of a file name, in bytes, on every usual file system
-_BLOCK = 1 << 17  # rows parsed at once; bounds the memory used beside the result
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +45,6 @@ def names_array(values: Sequence[object]) -> np.ndarray:
     return np.array([_to_bytes(value) for value in values], dtype="S")
 
 
-def _pattern(camera_digits: int) -> re.Pattern[bytes]:
-    # 18 digits are the most that an int64 surely holds.
-    return re.compile(
-        rb"(-?)(0{1,18})_(0{%d})(0{0,18})_(0{1,18})\.(?:png|jpg|jpeg)" % camera_digits,
-        re.IGNORECASE,
-    )
-
-
-def _number(characters: np.ndarray, columns: tuple[int, int]) -> np.ndarray:
-    digits = characters[:, slice(*columns)].astype(np.int64) - ord("0")
-    return digits @ 10 ** np.arange(digits.shape[1])[::-1]
-
-
 def parse_names(names: np.ndarray, camera_digits: int = 1) -> ParsedNames:
     """Parses image names [F] ('S' bytes, see `names_array`).
 
@@ -75,30 +56,20 @@ def parse_names(names: np.ndarray, camera_digits: int = 1) -> ParsedNames:
     Numbers have at most 18 digits; the person may be negative. Letters' case in the extension
     does not matter. Anything else does not parse.
     """
-    pattern = _pattern(camera_digits)
-    count, width = len(names), names.dtype.itemsize
-    parsed = np.zeros(count, bool)
-    numbers = np.zeros((4, count), np.int64)
-    widths = np.zeros((count, 2), np.int64)
-    for start in range(0, count, _BLOCK):
-        block = np.ascontiguousarray(names[start : start + _BLOCK])
-        characters = block.view(np.uint8).reshape(len(block), width)
-        is_digit = (characters >= ord("0")) & (characters <= ord("9"))
-        shapes = np.where(is_digit, np.uint8(ord("0")), characters).view(block.dtype).ravel()
-        distinct, which = np.unique(shapes, return_inverse=True)
-        order = np.argsort(which, kind="stable")
-        bounds = np.searchsorted(which[order], np.arange(len(distinct) + 1))
-        for index, shape in enumerate(distinct.tolist()):
-            match = pattern.fullmatch(shape)
-            if match is None:
-                continue
-            rows = order[bounds[index] : bounds[index + 1]]
-            digits = characters[rows]
-            sign = -1 if match[1] else 1
-            into = rows + start
-            parsed[into] = True
-            numbers[0, into] = sign * _number(digits, match.span(2))
-            for field in (1, 2, 3):
-                numbers[field, into] = _number(digits, match.span(field + 2))
-            widths[into] = match.end(2), match.end(4) - match.start(3)
-    return ParsedNames(names, parsed, *numbers, widths=widths)
+    # 18 digits are the most that an int64 surely holds.
+    pattern = re.compile(
+        rb"(-?[0-9]{1,18})_([0-9]{%d})([0-9]{0,18})_([0-9]{1,18})\.(?:png|jpe?g)" % camera_digits,
+        re.IGNORECASE,
+    )
+
+    def numbers(name: bytes) -> tuple[int, ...]:
+        match = pattern.fullmatch(name)
+        if match is None:
+            return (0,) * 7
+        person, camera, track, offset = match.groups()
+        widths = len(person), len(camera) + len(track)
+        return (1, int(person), int(camera), int(track or 0), int(offset), *widths)
+
+    rows = map(numbers, names.tolist())
+    found = np.fromiter(rows, np.dtype((np.int64, 7)), count=len(names))
+    return ParsedNames(names, found[:, 0] != 0, *found[:, 1:5].T.copy(), widths=found[:, 5:])

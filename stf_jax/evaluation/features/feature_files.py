@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int8, Int64
 from stf_jax.data.layout.partitions import TrackletTable
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.extract import TrackletFeatures
+from stf_jax.files import atomic_write
 
 UNKNOWN_ID = -1
 
@@ -86,12 +87,10 @@ def feature_set(
 
 def write_features(path: Path, features: FeatureSet) -> None:
     """Write a compressed .npz of the fields of `features`, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, allow_pickle=False, **{name: np.asarray(v) for name, v in vars(features).items()}
         )
-    os.replace(partial, path)
 
 
 def read_features(path: Path) -> FeatureSet:

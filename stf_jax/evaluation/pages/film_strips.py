@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from stf_jax.cores import usable_cores
 from stf_jax.evaluation.features.feature_files import FeatureSet
+from stf_jax.files import atomic_write
 
 FRAME_WIDTH, FRAME_HEIGHT = 48, 96  # pixels
 QUALITY = 72  # JPEG; a strip of five frames is about 6 kB
@@ -83,9 +84,8 @@ def write_strips(
         path = folder / names[row]
         frames = strip_frames(features, row, count)
         strip = film_strip(features, row, frames, read_images=read_images)
-        partial = path.with_name(path.name + ".partial")
-        Image.fromarray(strip).save(partial, format="JPEG", quality=QUALITY, optimize=True)
-        os.replace(partial, path)
+        with atomic_write(path, sync=False) as temporary:
+            Image.fromarray(strip).save(temporary, format="JPEG", quality=QUALITY, optimize=True)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(write, names))

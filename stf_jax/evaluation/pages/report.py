@@ -4,7 +4,6 @@
 as they come into view. Nothing is fetched from anywhere else.
 """
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,13 +26,14 @@ from stf_jax.evaluation.pages.report_plots import cmc_svg, histogram_svg, traini
 from stf_jax.evaluation.ranked_lists import CameraPair, DistanceHistogram, RankedLists
 from stf_jax.evaluation.ranking import Ranking
 from stf_jax.evaluation.scores import SCORE_NAMES
+from stf_jax.files import atomic_write
 
 PAGE_FILE = "index.html"
 STRIPS_FOLDER = "strips"
 TOP = 10  # entries of a ranked list that are shown
 FRAMES = 5  # of a film strip
 
-_STRIP_NAME = re.compile(r"[qg][0-9]{6,}\.jpg(\.partial)?")
+_STRIP_NAME = re.compile(r"[qg][0-9]{6,}\.jpg(\.[0-9a-f]{8}\.part)?")
 _KINDS = ("intra", "inter", "both")
 
 
@@ -113,9 +113,8 @@ def write_report(
         },
     }
     page = folder / PAGE_FILE
-    partial = page.with_name(page.name + ".partial")
-    partial.write_text(_render(content, tracklets), encoding="utf-8")
-    os.replace(partial, page)
+    with atomic_write(page) as temporary:
+        temporary.write_text(_render(content, tracklets), encoding="utf-8")
     kept = {*query_strips.values(), *gallery_strips.values()}
     for path in strips.iterdir():
         if _STRIP_NAME.fullmatch(path.name) and path.name not in kept:

@@ -5,7 +5,6 @@ Nothing that is read can run code: .npz without pickles, .pth with PyTorch's `we
 
 import importlib
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from stf_jax.errors import UserError
+from stf_jax.files import atomic_write
 
 FORMATS = (".safetensors", ".npz", ".pth")
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".th")
@@ -62,24 +62,18 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
         raise UserError(f"{path}: folder {path.parent} does not exist; create it first")
     # Not ascontiguousarray, which makes a scalar a vector.
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    scratch = ""
     try:
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        os.close(handle)
-        if suffix == ".safetensors":
-            safetensors.numpy.save_file(arrays, scratch, metadata={"format": "np"})
-        elif suffix == ".npz":
-            _write_npz(path, scratch, arrays)
-        else:
-            _write_torch(path, scratch, arrays)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
+        with atomic_write(path) as temporary:
+            if suffix == ".safetensors":
+                safetensors.numpy.save_file(arrays, temporary, metadata={"format": "np"})
+            elif suffix == ".npz":
+                _write_npz(path, temporary, arrays)
+            else:
+                _write_torch(path, temporary, arrays)
+            os.chmod(temporary, 0o644)  # safetensors lets only the owner read
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each writer has its own
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise UserError(f"{path}: cannot be written ({reason}); name another") from None
-    finally:
-        if scratch:
-            Path(scratch).unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -98,11 +92,11 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not a readable .npz file of plain arrays: {error}") from error
 
 
-def _write_npz(path: Path, scratch: str, arrays: dict[str, np.ndarray]) -> None:
+def _write_npz(path: Path, temporary: Path, arrays: dict[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if array.dtype.kind not in "biufc":
             raise UserError(f"{path}: {name} is {array.dtype}, which .npz cannot hold: use another")
-    with open(scratch, "wb") as stream:
+    with open(temporary, "wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
 
 
@@ -157,7 +151,7 @@ def _from_torch(torch: Any, tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
-def _write_torch(path: Path, scratch: str, arrays: dict[str, np.ndarray]) -> None:
+def _write_torch(path: Path, temporary: Path, arrays: dict[str, np.ndarray]) -> None:
     torch = _torch(path)
 
     def tensor(array: np.ndarray) -> Any:
@@ -166,4 +160,4 @@ def _write_torch(path: Path, scratch: str, arrays: dict[str, np.ndarray]) -> Non
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
 
-    torch.save({name: tensor(array) for name, array in arrays.items()}, scratch)
+    torch.save({name: tensor(array) for name, array in arrays.items()}, temporary)

@@ -14,6 +14,8 @@ from jaxtyping import Int32, UInt64
 from PIL import Image
 from tqdm import tqdm
 
+from stf_jax.cores import usable_cores
+
 FORMATS = ("JPEG", "PNG")
 _BLOCK = 64
 
@@ -93,13 +95,13 @@ def check_images(folder: Path, names: Sequence[str], threads: int | None = None)
     Args:
         folder: of the images.
         names: file names, each once.
-        threads: at work at a time; None is one for each processor. Decoding runs outside
+        threads: at work at a time; None is one for each core. Decoding runs outside
             Python's lock, so that threads suffice.
     """
     blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
     rows: list[tuple[str, str, int, int, int]] = []
     bar = tqdm(total=len(names), desc="images", unit="image", disable=None)
-    workers = threads or os.cpu_count() or 1
+    workers = threads or usable_cores()
     with bar, ThreadPoolExecutor(workers) as pool:
         for found in pool.map(lambda block: _check_block(os.fspath(folder), block), blocks):
             rows.extend(found)

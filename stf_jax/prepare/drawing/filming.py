@@ -157,9 +157,9 @@ def write_take(film: Film, take: Take, names: tuple[str, ...], folder: Path) -> 
     skip = {offset for offset, name in enumerate(names) if not name}
     for offset, image in shoot(film, take, skip=skip):
         path = folder / names[offset]
-        with whole_file(path) as part:
+        with whole_file(path, sync=False) as temporary:
             if path.suffix == ".png":
-                image.save(part, format="PNG", compress_level=1)
+                image.save(temporary, format="PNG", compress_level=1)
             else:
-                image.save(part, format="JPEG", quality=95, subsampling=0, optimize=False)
+                image.save(temporary, format="JPEG", quality=95, subsampling=0, optimize=False)
     return len(names) - len(skip)

@@ -25,11 +25,11 @@ def too_short(video: Video, tracks: TrackFile, num_frames: int) -> UserError:
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    with whole_file(path) as part:
+    with whole_file(path, sync=False) as temporary:
         if path.suffix == ".png":
-            Image.fromarray(pixels).save(part, format="PNG")
+            Image.fromarray(pixels).save(temporary, format="PNG")
         else:
-            Image.fromarray(pixels).save(part, format="JPEG", quality=95)
+            Image.fromarray(pixels).save(temporary, format="JPEG", quality=95)
 
 
 def write_images(

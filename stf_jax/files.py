@@ -1,0 +1,34 @@
+"""Writing a file so that it appears whole or not at all."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".part"
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Gives a temporary name beside `path` to write; it becomes `path` when the block ends.
+
+    The name is `<path.name>.<8 hex digits>.part`, another one at each call. It is removed where
+    the block raises; only a killed process leaves one behind.
+
+    Args:
+        path: file to write or to replace; its folder exists.
+        sync: whether to wait for the disk, so that a power cut cannot leave an empty file. Off for
+            many small files that can be made again: it can cost more than writing them.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+        if sync:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
