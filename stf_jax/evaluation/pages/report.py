@@ -125,7 +125,7 @@ def write_report(
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("stf_jax.evaluation", "."),
+        loader=PackageLoader("stf_jax.evaluation.pages", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
