@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stf_jax.compilation import use_compilation_cache
+from train_and_score import train_and_score
+
 from stf_jax.config import check_config
+from stf_jax.devices import use_compilation_cache
 from stf_jax.errors import UserError, told_in_lines
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
-from stf_jax.scored_run import train_and_score
 from stf_jax.training.stop_request import RunStoppedError
 
 ABLATION = Path(__file__).parents[1] / "configs" / "ablation.py"

@@ -160,8 +160,9 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], Any, b
     from stf_jax.evaluation.features.extract import extract_step
     from stf_jax.main import parse, read_config
     from stf_jax.models import build_model
+    from stf_jax.models.variables import init_variables
     from stf_jax.training.optim import make_optimizer
-    from stf_jax.training.state import init_state, init_variables
+    from stf_jax.training.state import init_state
     from stf_jax.training.steps import train_step
 
     arguments = ["--config", str(ROOT / "configs" / f"{program.config}.py"), "--workdir", "none"]

@@ -6,16 +6,16 @@ import os
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from stf_jax.config import Config, check_config, from_json
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.data.source import evaluation_table
 from stf_jax.errors import UserError
-from stf_jax.evaluate import load_eval_table, restore_run
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
-from stf_jax.evaluation.scoring import extract_table
+from stf_jax.evaluation.features.table import extract_table
 from stf_jax.prepare.mot import cut_videos, parse_camera
+from stf_jax.run.restore import restore_run
 from stf_jax.run.run_files import read_run_files
 
 _IMAGE = re.compile(r"[^.].*\.(?:png|jpg|jpeg)", re.IGNORECASE)
@@ -65,7 +65,7 @@ def embed_tracklets(
     check_config(used)
     table, titles = _read_source(os.fspath(source), used, camera, frames_dir)
     model, variables, _ = restore_run(used, workdir, checkpoint)
-    found = extract_table(model, variables, table, used, num_devices=jax.device_count())
+    found = extract_table(model, variables, table, used)
     return feature_set(table, found, chunk=used.evaluation.chunk, titles=titles)
 
 
@@ -76,7 +76,7 @@ def _read_source(
     path = Path(source)
     if path.is_dir():
         if (path / config.data.partitions).is_file():
-            return load_eval_table(_config_of_layout(config, source)), None
+            return evaluation_table(_config_of_layout(config, source).data), None
         return frame_folders(path, camera)
     if ":" in source:
         if frames_dir is None:
@@ -139,7 +139,7 @@ def _video(
     cut_videos([parse_camera(f"{camera}:{source}")], frames_dir)
     layout = _config_of_layout(config, str(frames_dir))
     layout.data.partitions, layout.data.eval_subset = "partitions.pkl", "test"
-    table = load_eval_table(layout)
+    table = evaluation_table(layout.data)
     with open(frames_dir / "tracklets.csv", newline="", encoding="utf-8") as file:
         rows = {(int(r["person_id"]), int(r["track"])): r for r in csv.DictReader(file)}
     found = [

@@ -190,7 +190,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     if options.mode == "match":
         _match(config, options)
         return 0
-    from stf_jax.compilation import use_compilation_cache
+    from stf_jax.devices import use_compilation_cache
 
     use_compilation_cache(config.compilation_cache)
     if options.mode == "embed":
@@ -200,7 +200,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
 
         evaluate_workdir(config, options.workdir, options.checkpoint, report=not options.no_report)
     else:
-        from stf_jax.training.loop import train
+        from stf_jax.train import train
         from stf_jax.training.stop_request import RunStoppedError
 
         try:

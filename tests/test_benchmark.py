@@ -24,7 +24,7 @@ from stf_jax.data.sampling import evaluation_plan, frame_counts
 from stf_jax.evaluation.features.extract import extract_features
 from stf_jax.models import build_model
 from stf_jax.models.resnet import Conv, ResNet
-from stf_jax.training.state import init_variables
+from stf_jax.models.variables import init_variables
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "tests" / "fixtures" / "mars_info"

@@ -22,12 +22,13 @@ from stf_jax.evaluation import rank_gallery
 from stf_jax.evaluation.features.feature_files import FeatureSet, read_features, write_features
 from stf_jax.main import main
 from stf_jax.models import TemporalFusionNet, build_model
+from stf_jax.models.variables import init_variables
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.run import checkpoint
 from stf_jax.run.metrics_log import MetricsLog
 from stf_jax.run.run_files import write_run_files
 from stf_jax.training.optim import make_optimizer
-from stf_jax.training.state import init_state, init_variables
+from stf_jax.training.state import init_state
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PEOPLE, LENGTH = 5, 6  # LENGTH: a chunk of four frames and one of two

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from stf_jax.main import main, parse, read_config
-from stf_jax.training import loop
 from stf_jax.training.stop_request import RunStoppedError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -71,7 +70,7 @@ def test_stopped_training_is_no_success(tmp_path, monkeypatch, name: str, status
     def stop(config, workdir):
         raise RunStoppedError(name)
 
-    monkeypatch.setattr(loop, "train", stop)
+    monkeypatch.setattr("stf_jax.train.train", stop)
     argv = ["--config", str(CONFIGS / "mars.py"), "--workdir", str(tmp_path)]
     assert main([*argv, "--config.compilation_cache=off"]) == status
 

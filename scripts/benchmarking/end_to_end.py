@@ -15,7 +15,7 @@ def run(settings: Settings) -> Iterator[Row]:
     need_tensorflow()
     from stf_jax.config import load_config
     from stf_jax.run.metrics_log import METRICS_FILE, read_metrics
-    from stf_jax.training.loop import train
+    from stf_jax.train import train
 
     config = load_config(ROOT / "configs" / "mars.py")
     config.seed = settings.seed

@@ -14,13 +14,13 @@ import jax
 import numpy as np
 
 from benchmarking.settings import Settings
-from stf_jax.compilation import use_compilation_cache
 from stf_jax.data.sampling import Plan
-from stf_jax.devices import DEVICES, replicate
+from stf_jax.devices import DEVICES, replicate, use_compilation_cache
 from stf_jax.evaluation.features.extract import parallel_extract_step
 from stf_jax.models import build_model
+from stf_jax.models.variables import init_variables
 from stf_jax.training.optim import make_optimizer
-from stf_jax.training.state import init_state, init_variables
+from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
 
 # Of configs/mars.py.

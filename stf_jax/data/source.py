@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from stf_jax.data.layout.partitions import Layout, TrackletTable, load_layout
+from stf_jax.errors import UserError
 
 SOURCES = ("folder", "tfds")
 
@@ -19,6 +20,18 @@ def open_layout(data: Any, subsets: Sequence[str] | None = None) -> Layout:
     return load_layout(
         data.root, data.partitions, check_files=data.source == "folder", subsets=subsets
     )
+
+
+def evaluation_table(data: Any) -> TrackletTable:
+    """Return the `eval_subset` of the layout that the config section `data` names.
+
+    Raises UserError as `open_layout` does, and where the layout has no such subset.
+    """
+    layout = open_layout(data, subsets=(data.eval_subset,))
+    table = getattr(layout, data.eval_subset)
+    if table is None:
+        raise UserError(f"{layout.root}: no {data.eval_subset} images; expected some to rank")
+    return table
 
 
 def frame_source(

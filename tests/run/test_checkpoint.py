@@ -15,9 +15,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import stf_jax
+from stf_jax.data.sampling import Position
 from stf_jax.errors import UserError
 from stf_jax.run.checkpoint import (
-    Position,
     describe,
     find_step,
     open_manager,
@@ -293,7 +293,8 @@ def test_reading_does_not_disturb_the_run_that_writes(tmp_path):
 _ENDLESS_RUN = """
 import itertools, sys
 import numpy as np
-from stf_jax.run.checkpoint import Position, open_manager, save, describe
+from stf_jax.data.sampling import Position
+from stf_jax.run.checkpoint import open_manager, save, describe
 manager = open_manager(sys.argv[1])
 start = max((e.step for e in describe(sys.argv[1])), default=0) + 1
 for step in itertools.count(start):

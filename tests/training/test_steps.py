@@ -8,7 +8,8 @@ import pytest
 
 from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
-from stf_jax.training.state import TrainState, init_state, init_variables
+from stf_jax.models.variables import init_variables
+from stf_jax.training.state import TrainState, init_state
 from stf_jax.training.steps import parallel_train_step, total_loss
 
 OPTIONS = {

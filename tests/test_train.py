@@ -9,25 +9,25 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import train_and_score
 from PIL import Image
 
-from stf_jax import scored_run
+from stf_jax import train as training
 from stf_jax.config import Config, load_config
 from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
 from stf_jax.models import build_model
+from stf_jax.models.variables import init_variables
 from stf_jax.models.weights.files import write_tensors
 from stf_jax.models.weights.pretrained import variables_to_torch
 from stf_jax.prepare.__main__ import main as prepare_main
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.run import checkpoint
 from stf_jax.run.metrics_log import read_metrics
-from stf_jax.training import loop
-from stf_jax.training.state import init_variables
 from stf_jax.training.stop_request import RunStoppedError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def make_layout(root: Path, identities: int = 8, cameras: int = 2, length: int = 5) -> Path:
@@ -80,7 +80,7 @@ def tiny_config(layout: Path) -> Config:
 def straight(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run from start to end: 8 training tracklets, 2 devices x 2 = 2 steps an epoch, 3 epochs."""
     workdir = tmp_path_factory.mktemp("straight")
-    loop.train(tiny_config(layout), workdir)
+    training.train(tiny_config(layout), workdir)
     return workdir
 
 
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     straight: Path, layout: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     calls = 0
-    real = loop.parallel_train_step
+    real = training.parallel_train_step
 
     def stopping(**static):
         step = real(**static)
@@ -129,14 +129,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
         return run
 
-    monkeypatch.setattr(loop, "parallel_train_step", stopping)
+    monkeypatch.setattr(training, "parallel_train_step", stopping)
     config = tiny_config(layout)
     with pytest.raises(RunStoppedError) as stopped:
-        loop.train(config, tmp_path)
+        training.train(config, tmp_path)
     assert stopped.value.status == 128 + 15
     assert "SIGTERM: stopped after step 3" in capsys.readouterr().err
-    monkeypatch.setattr(loop, "parallel_train_step", real)
-    loop.train(config, tmp_path)
+    monkeypatch.setattr(training, "parallel_train_step", real)
+    training.train(config, tmp_path)
     assert "resumed" in capsys.readouterr().err
     assert losses(tmp_path) == losses(straight)
     for ours, theirs in zip(final_params(tmp_path), final_params(straight), strict=True):
@@ -146,7 +146,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 def test_a_finished_run_says_so(straight: Path, layout: Path, tmp_path: Path, capsys) -> None:
     copy = tmp_path / "run"
     shutil.copytree(straight, copy)
-    assert loop.train(tiny_config(layout), copy) == {}
+    assert training.train(tiny_config(layout), copy) == {}
     assert "nothing left to train" in capsys.readouterr().err
 
 
@@ -154,7 +154,7 @@ def test_another_config_in_the_same_workdir_is_refused(straight: Path, layout: P
     config = tiny_config(layout)
     config.optimizer.lr_rest = 0.5
     with pytest.raises(UserError, match=r"config\.optimizer\.lr_rest was 0\.001 -> 0\.5"):
-        loop.train(config, straight)
+        training.train(config, straight)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(
@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(
     config = tiny_config(layout)
     config.optimizer.lr_backbone = config.optimizer.lr_rest = 1e30
     with pytest.raises(UserError, match=r"step \d+: the loss is (nan|inf).*Last good checkpoint"):
-        loop.train(config, tmp_path)
+        training.train(config, tmp_path)
     for stored in checkpoint.describe(tmp_path / "checkpoints"):
         assert stored.step < 6
 
@@ -193,7 +193,7 @@ def test_a_built_tfds_data_set_trains_and_scores_as_the_folder(
     config = tiny_config(data_dir / "video_reid" / layout.name / "1.0.0")
     config.data.source = "tfds"
     folder, tfds = tmp_path / "folder", tmp_path / "run"
-    loop.train(config, tfds)
+    training.train(config, tfds)
     shutil.copytree(straight, folder)
 
     assert losses(tfds) == losses(folder)
@@ -240,14 +240,14 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
     config.train.max_steps = 4
     config.train.evaluate_every = 0
     with pytest.raises(UserError, match=r"images/00000.*png: cannot be read .*data\.on_corrupt"):
-        loop.train(config, tmp_path / "error")
+        training.train(config, tmp_path / "error")
 
     config.data.on_corrupt = "skip"
     runs = tmp_path / "a", tmp_path / "b"
     for run, threads in zip(runs, (1, 3), strict=True):
         config.data.threads = threads
         caplog.clear()
-        loop.train(config, run)
+        training.train(config, run)
         # Two epochs of whole tracklets would read 2 x 40 frames; each is told by name and number.
         assert "png: cannot be read, left out" in caplog.text
         assert "6 of 40 images could not be read and were left out" in caplog.text  # evaluation
@@ -280,13 +280,13 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
 def started(monkeypatch) -> list[Any]:
     """Gathers the variables that each run of the test starts from."""
     found = []
-    real = loop.init_state
+    real = training.init_state
 
     def spy(variables, optimizer):
         found.append(jax.tree.map(np.array, variables))
         return real(variables, optimizer)
 
-    monkeypatch.setattr(loop, "init_state", spy)
+    monkeypatch.setattr(training, "init_state", spy)
     return found
 
 
@@ -302,7 +302,7 @@ def test_training_starts_from_another_runs_checkpoint(
     config = tiny_config(other)
     config.pretrained = str(straight)
     config.train.max_steps = 1
-    loop.train(config, tmp_path / "run")
+    training.train(config, tmp_path / "run")
     said = capsys.readouterr().err
     misfit = "params/classifier/fc_0/kernel: found [8, 4] float32, expected [8, 6] float32"
     assert f"{straight}: re-initialised, as it does not fit this run: {misfit}" in said
@@ -331,9 +331,9 @@ def test_training_starts_from_random_weights_and_from_files(
         write_tensors(config.pretrained, tensors)
     if kind == "imagenet backbone":
         with pytest.raises(UserError, match=r"config\.pretrained_partial=True"):
-            loop.train(config, tmp_path / "refused")
+            training.train(config, tmp_path / "refused")
         config.pretrained_partial = True
-    loop.train(config, tmp_path / "run")
+    training.train(config, tmp_path / "run")
     said = capsys.readouterr().err
     if kind == "random":
         assert_same(started[0], random)
@@ -352,7 +352,7 @@ def test_training_starts_from_random_weights_and_from_files(
 def test_missing_data_is_one_clear_line(tmp_path: Path) -> None:
     config = tiny_config(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"stf_jax\.prepare") as caught:
-        loop.train(config, tmp_path / "run")
+        training.train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -387,7 +387,7 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     monkeypatch.setattr("sys.argv", ["splits.py", *argv])
 
     # Told to stop in the second split: that one is not scored, and nothing is summed up.
-    real, done = scored_run.train, []
+    real, done = train_and_score.train, []
 
     def stopping(config, workdir):
         done.append(workdir.name)
@@ -395,7 +395,7 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
             raise RunStoppedError("SIGTERM")
         return real(config, workdir)
 
-    monkeypatch.setattr(scored_run, "train", stopping)
+    monkeypatch.setattr(train_and_score, "train", stopping)
     assert splits.main() == 143
     assert "2 splits:" not in capsys.readouterr().out
     assert not (tmp_path / "runs" / "partitions_01" / "scores.json").exists()
@@ -438,7 +438,7 @@ def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys
     first = capsys.readouterr().out
     assert "late, none" in first
     assert "2+4, both" in first
-    monkeypatch.setattr(scored_run, "train", None)  # nothing is left to train
+    monkeypatch.setattr(train_and_score, "train", None)  # nothing is left to train
     assert ablate.main() == 0
     assert [line for line in capsys.readouterr().out.split("\n") if "both" in line]
     assert set(json.loads((tmp_path / "ablation.json").read_text())) == set(chosen)

@@ -7,7 +7,7 @@ from typing import Any
 from stf_jax.config import Config, to_json
 from stf_jax.evaluate import SCORES_FILE, evaluate_workdir
 from stf_jax.run.run_files import differing_keys, read_run_files
-from stf_jax.training.loop import FREE_KEYS, train
+from stf_jax.train import FREE_KEYS, train
 
 # Of the keys that a run may change, those that change its scores.
 _OF_SCORES = ("evaluation.",)
