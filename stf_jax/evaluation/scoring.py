@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def extract_table(
         on_corrupt=data.on_corrupt,
         threads=data.threads or None,
         # Images are padded in evaluation as in training; nothing random is done to them.
-        host_augment={"pad_ratio": config.augment.get("pad_ratio", 0.0)},
+        host_augment=replace(config.augment, horizontal_crop=0.0),
         devices=own,
         read_frames=read_frames,
     )
