@@ -50,7 +50,7 @@ def evaluate_workdir(
     write_features(workdir / FEATURES_FILE, found)
 
     options: dict[str, Any] = {
-        name: evaluation[name]
+        name: getattr(evaluation, name)
         for name in ("distance", "flip", "chunk", "chunk_weighting", "multi_query")
     }
     rows: dict[str, dict[str, Any]] = {}

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from stf_jax import hosts
 from stf_jax.config import Config, check_config, to_json
-from stf_jax.data.augment_options import check_options as check_augment_options
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Position, training_buckets, training_plan
 from stf_jax.data.source import frame_source, open_layout
@@ -32,7 +31,6 @@ from stf_jax.training.loop import run_steps
 from stf_jax.training.loss_watch import LossWatch
 from stf_jax.training.optim import make_optimizer
 from stf_jax.training.profile import profiled
-from stf_jax.training.schedules import settings_from_config
 from stf_jax.training.state import TrainState, init_state
 from stf_jax.training.steps import parallel_train_step
 from stf_jax.training.stop_request import RunStoppedError, StopRequest
@@ -63,7 +61,7 @@ def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
     )
     before = run_files.read_run_files(workdir)
     if before is not None:
-        changed = run_files.differing_keys(before.config, to_json(config))
+        changed = run_files.differing_keys(to_json(run_files.run_config(workdir)), to_json(config))
         found = [
             f"{workdir}: config.{key} was {change}"
             for key, change in changed.items()
@@ -77,14 +75,6 @@ def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
             mend = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
             raise UserError("\n".join(f"{line}: {mend}" for line in found))
     run_files.write_run_files(workdir, to_json(config), labels)
-
-
-def loss_options(config: Config) -> dict[str, Any]:
-    """Return the keyword arguments of `steps.total_loss` from the config's `loss` section."""
-    options = dict(config.loss.items())
-    if options["triplet_margin"] != "soft":
-        options["triplet_margin"] = float(options["triplet_margin"])
-    return options
 
 
 def say(text: str) -> None:
@@ -134,8 +124,6 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     bad data, a workdir of another run, or a loss that is no longer finite.
     """
     check_config(config)
-    check_augment_options(config.augment)
-    settings_from_config(config.optimizer)
     num_devices = jax.device_count()
 
     layout = open_layout(config.data)
@@ -185,8 +173,8 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         model=model,
         optimizer=optimizer,
         num_slots=config.data.max_frames,
-        loss_options=loss_options(config),
-        augment_options=config.augment.to_dict(),
+        loss_options=config.loss,
+        augment_options=config.augment,
     )
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Mapping[str, Any]]:

@@ -1,18 +1,16 @@
 """Where frames come from: the layout's folder, or a tfds data set built from it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from stf_jax.config import DataConfig
 from stf_jax.data.layout.partitions import Layout, TrackletTable, load_layout
 from stf_jax.errors import UserError
 
-SOURCES = ("folder", "tfds")
 
-
-def open_layout(data: Any, subsets: Sequence[str] | None = None) -> Layout:
-    """Return the layout that the config section `data` names (keys root, partitions, source).
+def open_layout(data: DataConfig, subsets: Sequence[str] | None = None) -> Layout:
+    """Return the layout that the config section `data` names.
 
     With `source` "tfds", root is the built data set's folder (`.../video_reid/NAME/1.0.0`), which
     keeps the partitions and holds no image files. Raises UserError as `load_layout` does.
@@ -22,7 +20,7 @@ def open_layout(data: Any, subsets: Sequence[str] | None = None) -> Layout:
     )
 
 
-def evaluation_table(data: Any) -> TrackletTable:
+def evaluation_table(data: DataConfig) -> TrackletTable:
     """Return the `eval_subset` of the layout that the config section `data` names.
 
     Raises UserError as `open_layout` does, and where the layout has no such subset.
@@ -35,7 +33,7 @@ def evaluation_table(data: Any) -> TrackletTable:
 
 
 def frame_source(
-    data: Any, subset: str, table: TrackletTable
+    data: DataConfig, subset: str, table: TrackletTable
 ) -> Callable[[np.ndarray], Sequence[bytes]] | None:
     """Return `read_frames` for `pipeline.batches`: None reads the files of the folder.
 

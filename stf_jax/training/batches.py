@@ -7,7 +7,6 @@ import numpy as np
 
 from stf_jax import hosts
 from stf_jax.config import Config
-from stf_jax.data.augment_options import check_options
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import Position, training_plan
@@ -53,7 +52,7 @@ def training_batches(
             start_step=start,
             on_corrupt=data.on_corrupt,
             threads=data.threads or None,
-            host_augment=check_options(config.augment),
+            host_augment=config.augment,
             seed=(config.seed, epoch),
             devices=hosts.share(num_devices),
             read_frames=read_frames,

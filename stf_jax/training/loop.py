@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from stf_jax.config import TrainConfig
 from stf_jax.data.sampling import Position
 from stf_jax.training.loss_watch import LossWatch
 from stf_jax.training.state import TrainState
@@ -17,7 +18,7 @@ def run_steps(
     position: Position,
     batches: Iterator[tuple[Position, Any]],
     train_step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],
-    options: Any,
+    options: TrainConfig,
     *,
     steps_per_epoch: int,
     total_steps: int,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -63,7 +64,7 @@ def extract_table(
         on_corrupt=data.on_corrupt,
         threads=data.threads or None,
         # Images are padded in evaluation as in training; nothing random is done to them.
-        host_augment={"pad_ratio": config.augment.get("pad_ratio", 0.0)},
+        host_augment=replace(config.augment, horizontal_crop=0.0),
         devices=own,
         read_frames=read_frames,
     )
