@@ -155,6 +155,7 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], Any, b
         start = jax.ShapeDtypeStruct((), jnp.int32)
         return block, (*(jax.ShapeDtypeStruct(*shape) for shape in shapes), start), None, False
 
+    from stf_jax.data.batch import PackedBatch
     from stf_jax.devices import DEVICES
     from stf_jax.evaluation.features.extract import extract_step
     from stf_jax.main import parse, read_config
@@ -174,12 +175,12 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], Any, b
     tracklets = config.data.tracklets_per_device if training else program.frames // slots
     variables = jax.eval_shape(lambda: init_variables(model, 0, height, width))
     lead = program.devices, program.frames
-    batch = {
-        "images": jax.ShapeDtypeStruct((*lead, height, width, 3), jnp.uint8),
-        "tracklet": jax.ShapeDtypeStruct(lead, jnp.int32),
-        "slot": jax.ShapeDtypeStruct(lead, jnp.int32),
-        "labels": jax.ShapeDtypeStruct((program.devices, tracklets), jnp.int32),
-    }
+    batch = PackedBatch(
+        images=jax.ShapeDtypeStruct((*lead, height, width, 3), jnp.uint8),
+        tracklet=jax.ShapeDtypeStruct(lead, jnp.int32),
+        slot=jax.ShapeDtypeStruct(lead, jnp.int32),
+        labels=jax.ShapeDtypeStruct((program.devices, tracklets), jnp.int32),
+    )
     if not training:
 
         def extract(variables: Any, batch: Any) -> Any:

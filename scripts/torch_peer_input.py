@@ -88,7 +88,7 @@ def measure_input(options: Namespace) -> dict[str, Any]:
     plan = plan_steps(
         table, wanted, tracklets=options.tracklets, slots=options.slots, seed=options.seed
     )
-    frames = plan.frames.reshape(-1, options.slots)
+    frames = plan.frame_rows.reshape(-1, options.slots)
     loader = DataLoader(
         Tracklets(table, frames, options.height, options.width, options.seed),
         batch_size=options.tracklets,

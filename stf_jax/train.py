@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from stf_jax import hosts
 from stf_jax.config import Config, check_config, to_json
+from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Position, training_buckets, training_plan
 from stf_jax.data.source import frame_source, open_layout
@@ -177,7 +178,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         augment_options=config.augment,
     )
 
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Mapping[str, Any]]:
+    def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Mapping[str, Any]]:
         return step_of(state, batch, key)
 
     if config.profile_steps and first:

@@ -145,13 +145,13 @@ def test_layers_are_summed_by_kernel(monkeypatch):
 def test_plans_from_counts():
     counts = np.array([[[2, 0], [1, 3]]])
     plan = plan_of_counts(counts, 3)
-    assert plan.frames.tolist() == [
+    assert plan.frame_rows.tolist() == [
         [[[0, 1, -1], [-1, -1, -1]], [[2, -1, -1], [3, 4, 5]]],
     ]
     assert plan.tracklets.tolist() == [[[0, -1], [2, 3]]]
     padded = padded_plan(plan, 2)
-    assert padded.frames.shape == (1, 2, 2, 3)
-    assert np.array_equal(padded.frames[padded.frames >= 0], np.arange(6))
+    assert padded.frame_rows.shape == (1, 2, 2, 3)
+    assert np.array_equal(padded.frame_rows[padded.frame_rows >= 0], np.arange(6))
     assert padded.tracklets.ravel().tolist() == [0, 2, 3, -1]
 
 
@@ -169,12 +169,12 @@ def test_batches_of_the_same_frames_have_the_same_pixels():
     packed = workload.make_batch(small, plan, 0, 3)
     padded = workload.make_batch(small, plan, 0, 4)
     for name in ("images", "tracklet", "slot"):
-        assert np.array_equal(packed[name], padded[name][:, :3])
-    assert packed["tracklet"].tolist() == [[0, 0, 1]]
-    assert packed["slot"].tolist() == [[0, 1, 0]]
-    assert padded["tracklet"][0, 3] == 2
-    assert not padded["images"][0, 3].any()
-    assert packed["labels"].tolist() == [[0, 1]]
+        assert np.array_equal(getattr(packed, name), getattr(padded, name)[:, :3])
+    assert packed.tracklet.tolist() == [[0, 0, 1]]
+    assert packed.slot.tolist() == [[0, 1, 0]]
+    assert padded.tracklet[0, 3] == 2
+    assert not padded.images[0, 3].any()
+    assert packed.labels.tolist() == [[0, 1]]
 
 
 def test_remat_keeps_less_for_the_backward_pass():
@@ -331,10 +331,10 @@ def grow(given, *, image):
     """Yield how far the peak grows with each longer tracklet evaluated, with all but a model."""
 
     def features(_, batch):
-        owner = jnp.arange(4)[:, None] == batch["tracklet"][None]
+        owner = jnp.arange(4)[:, None] == batch.tracklet[None]
         weights = jnp.full((4, 25), 1 / 25)
         return {
-            "features": owner @ batch["images"].astype(jnp.float32).mean((1, 2)),
+            "features": owner @ batch.images.astype(jnp.float32).mean((1, 2)),
             **dict.fromkeys(("frame_weights", "intra_weights", "inter_weights"), weights),
         }
 

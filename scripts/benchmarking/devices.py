@@ -50,7 +50,9 @@ def losses(settings: Settings) -> Iterator[Row]:
     whole = plan_of_counts(counts, settings.slots)
     for number in COUNTS:
         shape = (1, number, max(COUNTS) // number)
-        plan = Plan(whole.tracklets.reshape(shape), whole.frames.reshape(*shape, settings.slots))
+        plan = Plan(
+            whole.tracklets.reshape(shape), whole.frame_rows.reshape(*shape, settings.slots)
+        )
         run = workload.training(
             settings,
             devices=jax.devices()[:number],

@@ -145,11 +145,10 @@ class TemporalFusionNet(nn.Module):
         num_slots: int,
         train: bool = False,
     ) -> TemporalFusionOutput:
-        """Apply to packed frames.
+        """Apply to frames packed as `stf_jax.data.batch.PackedBatch` tells.
 
-        Frame m is slot `slot[m]` (0..T-1) of tracklet `tracklet[m]` (0..B-1); `tracklet[m]` >= B
-        marks padding, which enters neither statistics nor results. No two real frames may share
-        a tracklet and a slot. A tracklet without frames gets a meaningless, finite feature.
+        Padding, `tracklet[m]` >= B, enters neither statistics nor results. A tracklet without
+        frames gets a meaningless, finite feature.
         """
         b, t = num_tracklets, num_slots
         real = tracklet < b

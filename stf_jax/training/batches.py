@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from stf_jax import hosts
 from stf_jax.config import Config
+from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import Position, training_plan
@@ -33,7 +32,7 @@ def training_batches(
     buckets: tuple[int, ...],
     num_devices: int,
     position: Position,
-) -> Iterator[tuple[Position, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[Position, PackedBatch]]:
     """Yield batches from `position` on, epoch after epoch, each with the position after it.
 
     `num_devices` are those of all hosts; a batch (of `data.pipeline.batches`) has this host's only.

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from stf_jax.config import TrainConfig
+from stf_jax.data.batch import PackedBatch
 from stf_jax.data.sampling import Position
 from stf_jax.training.loss_watch import LossWatch
 from stf_jax.training.state import TrainState
@@ -16,8 +17,8 @@ from stf_jax.training.throughput import Throughput
 def run_steps(
     state: TrainState,
     position: Position,
-    batches: Iterator[tuple[Position, Any]],
-    train_step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]],
+    batches: Iterator[tuple[Position, PackedBatch]],
+    train_step: Callable[[TrainState, PackedBatch], tuple[TrainState, Mapping[str, Any]]],
     options: TrainConfig,
     *,
     steps_per_epoch: int,
@@ -63,7 +64,7 @@ def run_steps(
         step += 1
         bar.update()
         watch.add(step, metrics)
-        speed.frames += int((batch["tracklet"] < batch["labels"].shape[-1]).sum())
+        speed.frames += int(batch.real.sum())
         if step % options.log_every == 0 or step == total_steps:
             log(step, position.epoch, watch.drain(), speed.read())
         every, minutes = options.evaluate_every, options.checkpoint_minutes

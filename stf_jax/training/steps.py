@@ -1,7 +1,7 @@
 """One training step as a pure function, and as a program over all local devices."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from stf_jax.config import AugmentConfig, LossConfig
 from stf_jax.data.augment import augment
+from stf_jax.data.batch import PackedBatch
 from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
 from stf_jax.training.losses import batch_hard_triplet, smoothed_cross_entropy
@@ -43,7 +44,7 @@ def total_loss(
 
 def train_step(
     state: TrainState,
-    batch: Mapping[str, Array],
+    batch: PackedBatch,
     key: PRNGKeyArray,
     *,
     model: TemporalFusionNet,
@@ -54,13 +55,13 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Return the next state and this step's metrics; runs under a device axis named `DEVICES`.
 
-    `batch` is this device's share: images uint8 [M, H, W, 3], tracklet and slot int32 [M], labels
-    int32 [B]. `key` is the run's; the step and the device are folded in, so a resumed run draws
-    the same augmentations. Gradients, statistics and metrics are averaged over the devices.
+    `batch` is this device's share. `key` is the run's; the step and the device are folded in, so a
+    resumed run draws the same augmentations. Gradients, statistics and metrics are averaged over
+    the devices.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(DEVICES))
-    frames = augment(key, batch["images"], augment_options, dtype=model.dtype)
-    labels = batch["labels"]
+    frames = augment(key, batch.images, augment_options, dtype=model.dtype)
+    labels = batch.labels
     # Devices may hold unlike numbers of real tracklets; the mean over devices is then still the
     # mean over tracklets.
     count = jnp.maximum(jax.lax.pmean((labels >= 0).sum().astype(jnp.float32), DEVICES), 1 / 4)
@@ -69,8 +70,8 @@ def train_step(
         output, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             frames,
-            batch["tracklet"],
-            batch["slot"],
+            batch.tracklet,
+            batch.slot,
             num_tracklets=labels.shape[0],
             num_slots=num_slots,
             train=True,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -98,9 +99,7 @@ def test_examples_read_with_tfds_alone(built):
 
 def same_batches(folder_batches, tfds_batches):
     for first, second in zip(folder_batches, tfds_batches, strict=True):
-        assert first.keys() == second.keys()
-        for key in first:
-            np.testing.assert_array_equal(first[key], second[key])
+        jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 def test_training_gets_the_folders_batches_bit_for_bit(built):

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from stf_jax.config import AugmentConfig, LossConfig
+from stf_jax.data.batch import PackedBatch
 from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
 from stf_jax.models.variables import init_variables
@@ -21,7 +22,7 @@ B, T, H, W, K = 4, 3, 32, 16, 5
 LENGTHS = (3, 1, 2, 3)  # so that two devices hold 4 and 5 real frames
 
 
-def packed(rows: list[int], size: int) -> dict[str, np.ndarray]:
+def packed(rows: list[int], size: int) -> PackedBatch:
     """One device's batch of the tracklets `rows`, padded to `size` frames with garbage."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (B, T, H, W, 3), dtype=np.uint8)
@@ -33,14 +34,14 @@ def packed(rows: list[int], size: int) -> dict[str, np.ndarray]:
             images[m], tracklet[m], slot[m] = pixels[row, t], b, t
             m += 1
     labels = np.array([(0, 1, 2, 4)[row] for row in rows], np.int32)
-    return {"images": images, "tracklet": tracklet, "slot": slot, "labels": labels}
+    return PackedBatch(images, tracklet, slot, labels)
 
 
-def stacked(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+def stacked(*parts: PackedBatch) -> PackedBatch:
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
 
 
-def one_step(batch: dict[str, np.ndarray], devices, **options) -> tuple[TrainState, dict]:
+def one_step(batch: PackedBatch, devices, **options) -> tuple[TrainState, dict]:
     model = TemporalFusionNet(
         num_classes=K, backbone="resnet18", embed_dim=8, axis_name=DEVICES, **options
     )

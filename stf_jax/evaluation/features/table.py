@@ -52,7 +52,7 @@ def extract_table(
     counts = frame_counts(plan).max(1)
     buckets = frame_buckets(counts, 2 if len(counts) > MANY_BATCHES else 1)
     own = hosts.share(num_devices)
-    share = Plan(plan.tracklets[:, own], plan.frames[:, own])
+    share = Plan(plan.tracklets[:, own], plan.frame_rows[:, own])
     variables = replicate(variables)
     step = parallel_extract_step(model, num_slots=evaluation.chunk, flip=evaluation.flip)
     stream = batches(
