@@ -155,13 +155,13 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], Any, b
         start = jax.ShapeDtypeStruct((), jnp.int32)
         return block, (*(jax.ShapeDtypeStruct(*shape) for shape in shapes), start), None, False
 
-    from stf_jax.data.augment_options import check_options
     from stf_jax.devices import DEVICES
     from stf_jax.evaluation.features.extract import extract_step
     from stf_jax.main import parse, read_config
     from stf_jax.models import build_model
+    from stf_jax.models.variables import init_variables
     from stf_jax.training.optim import make_optimizer
-    from stf_jax.training.state import init_state, init_variables
+    from stf_jax.training.state import init_state
     from stf_jax.training.steps import train_step
 
     arguments = ["--config", str(ROOT / "configs" / f"{program.config}.py"), "--workdir", "none"]
@@ -187,8 +187,6 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], Any, b
             return jax.tree.map(lambda leaf: leaf[None], found)
 
         return extract, (variables,), batch, False
-    margin = config.loss.triplet_margin
-    loss = {**config.loss, "triplet_margin": margin if margin == "soft" else float(margin)}
     optimizer, _ = make_optimizer(config.optimizer, 1000, 100_000, variables["params"])
     state = jax.eval_shape(lambda: init_state(jax.tree.map(jnp.zeros_like, variables), optimizer))
 
@@ -200,8 +198,8 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], Any, b
             model=model,
             optimizer=optimizer,
             num_slots=slots,
-            loss_options=loss,
-            augment_options=check_options(config.augment),
+            loss_options=config.loss,
+            augment_options=config.augment,
         )
 
     return train, (state, jax.eval_shape(lambda: jax.random.key(0))), batch, True

@@ -18,7 +18,7 @@ from PIL import Image, __version__
 from steps_plan import plan_steps
 from torch.utils.data import DataLoader, Dataset
 
-from stf_jax.data.augment_options import IMAGE_MEAN, IMAGE_STD
+from stf_jax.data.image_statistics import IMAGE_MEAN, IMAGE_STD
 from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError

@@ -6,7 +6,7 @@ Needs neither ml_collections nor TensorFlow.
 import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +14,15 @@ import jax
 import numpy as np
 
 from benchmarking.settings import Settings
-from stf_jax.compilation import use_compilation_cache
+from stf_jax.config import AugmentConfig, LossConfig, OptimizerConfig
 from stf_jax.data.sampling import Plan
-from stf_jax.devices import DEVICES, replicate
+from stf_jax.devices import DEVICES, replicate, use_compilation_cache
 from stf_jax.evaluation.features.extract import parallel_extract_step
 from stf_jax.models import build_model
+from stf_jax.models.variables import init_variables
 from stf_jax.training.optim import make_optimizer
-from stf_jax.training.state import init_state, init_variables
+from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
-
-# Of configs/mars.py.
-LOSS = {
-    "label_smoothing": 0.1,
-    "triplet_weight": 0.0,
-    "triplet_distance": "euclidean",
-    "triplet_margin": "soft",
-}
-AUGMENT = {"mirror": 0.5, "blur": 0.1}
 
 # Every batch of these keys has a leading device axis.
 Batch = dict[str, Any]
@@ -49,23 +41,23 @@ def training(
     settings: Settings,
     *,
     devices: Sequence[Any] | None = None,
-    augment: Mapping[str, Any] | None = None,
+    augment: AugmentConfig | None = None,
     synchronised: bool = False,
 ) -> Training:
-    """Return the step over `devices` (default: all) and the state before the first one."""
+    """Return the recipe's step over `devices` (default: all) and the state before the first one."""
     use_compilation_cache(settings.compilation_cache)
     model = build_model(
         settings.model, settings.num_classes, axis_name=DEVICES if synchronised else None
     )
     variables = init_variables(model, settings.seed, settings.height, settings.width)
-    optimizer, _ = make_optimizer({}, 2074, 200 * 2074, variables["params"])
+    optimizer, _ = make_optimizer(OptimizerConfig(), 2074, 200 * 2074, variables["params"])
     step = parallel_train_step(
         devices,
         model=model,
         optimizer=optimizer,
         num_slots=settings.slots,
-        loss_options=LOSS,
-        augment_options=AUGMENT if augment is None else augment,
+        loss_options=LossConfig(),
+        augment_options=augment or AugmentConfig(),
     )
     state, key = replicate((init_state(variables, optimizer), jax.random.key(settings.seed)))
     return Training(step, state, key)

@@ -8,14 +8,15 @@ that image only. `scripts/benchmark_input.py` measures it.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stf_jax.config import AugmentConfig
 from stf_jax.cores import usable_cores
-from stf_jax.data.augment_options import check_options, fill_colour
+from stf_jax.data.image_statistics import fill_colour
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan, frame_counts
 from stf_jax.errors import UserError
@@ -46,7 +47,7 @@ def batches(
     start_step: int = 0,
     on_corrupt: str = "error",
     threads: int | None = None,
-    host_augment: Mapping[str, Any] | None = None,
+    host_augment: AugmentConfig | None = None,
     seed: int | Sequence[int] = 0,
     prefetch: int = 2,
     devices: slice = slice(None),
@@ -72,7 +73,7 @@ def batches(
             stays. Logged with a count; a tracklet without any image left becomes an empty one.
         threads: that decode; by default as many as the process may use cores.
         host_augment: options of which `horizontal_crop`, `horizontal_crop_keep` and `pad_ratio`
-            are used (see `stf_jax.data.augment_options`); None does none of them.
+            are used; None does none of them.
         seed: of the random crops: at least 0, one number or several, such as (seed, epoch). A
             frame's crop depends on this and on its place in the plan.
         prefetch: steps that are read ahead.
@@ -88,8 +89,8 @@ def batches(
         of the table, -1 for an empty one. The arrays are new ones for each batch.
 
     Raises:
-        UserError: no bucket is large enough; on_corrupt is neither; an option is unknown; while
-            iterating, under "error", an image cannot be read (it is named).
+        UserError: no bucket is large enough; on_corrupt is neither; while iterating, under
+            "error", an image cannot be read (it is named).
     """
     if on_corrupt not in ("error", "skip"):
         raise UserError(f"on_corrupt {on_corrupt!r}: expected 'error' or 'skip'")
@@ -100,7 +101,7 @@ def batches(
             f"a step has {counts.max()} frames on a device, the largest of the batch sizes "
             f"{', '.join(map(str, sizes))} is too small; choose them with frame_buckets"
         )
-    options = check_options(host_augment)
+    options = host_augment or AugmentConfig()
     keep = _kept_shares(plan, options, seed)
     steps = slice(start_step, None)
     share = Plan(plan.tracklets[steps, devices], plan.frames[steps, devices])
@@ -120,10 +121,10 @@ def batches(
 
     def load(key: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
         image = decode(read(key))
-        if options["horizontal_crop"] > 0:
+        if options.horizontal_crop > 0:
             image = keep_top(image, kept)
-        if options["pad_ratio"] > 0:
-            image = pad_to_ratio(image, options["pad_ratio"])
+        if options.pad_ratio > 0:
+            image = pad_to_ratio(image, options.pad_ratio)
         return resize(image, height, width)
 
     keys = names if read_frames is None else rows
@@ -176,16 +177,16 @@ def pad_to_ratio(image: tf.Tensor, ratio: float) -> tf.Tensor:
     return tf.cast(tf.pad(tf.cast(image, tf.int32) - colour, edges) + colour, tf.uint8)
 
 
-def _kept_shares(plan: Plan, options: Mapping[str, Any], seed: int | Sequence[int]) -> np.ndarray:
+def _kept_shares(plan: Plan, options: AugmentConfig, seed: int | Sequence[int]) -> np.ndarray:
     """float32 [S, D, B, T]: the share of the height to keep of each frame."""
-    if options["horizontal_crop"] <= 0:
+    if options.horizontal_crop <= 0:
         return np.broadcast_to(np.float32(1), plan.frames.shape)
     # The spawn key keeps these draws apart from those of the plan.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     chance, place = rng.random((2, *plan.frames.shape), np.float32)
-    low, high = options["horizontal_crop_keep"]
+    low, high = options.horizontal_crop_keep
     share = low + (high - low) * place
-    return np.where(chance < options["horizontal_crop"], share, 1).astype(np.float32)
+    return np.where(chance < options.horizontal_crop, share, 1).astype(np.float32)
 
 
 def _frames(

@@ -17,6 +17,7 @@ from stf_jax.errors import UserError
 
 __all__ = [
     "Plan",
+    "Position",
     "evaluation_plan",
     "frame_buckets",
     "frame_counts",
@@ -38,6 +39,15 @@ class Plan:
     tracklets: Int64[np.ndarray, "s d b"]
     frames: Int64[np.ndarray, "s d b t"]
     chunks: Int64[np.ndarray, "s d b"] | None = None
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: `step_in_epoch` steps of `epoch` (from 1) are done, with this seed."""
+
+    epoch: int
+    step_in_epoch: int
+    seed: int
 
 
 def frame_counts(plan: Plan) -> Int64[np.ndarray, "s d"]:

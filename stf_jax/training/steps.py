@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from stf_jax.config import AugmentConfig, LossConfig
 from stf_jax.data.augment import augment
 from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
@@ -20,26 +21,23 @@ def total_loss(
     features: Float[Array, "b s c"],
     logits: Float[Array, "b s k"],
     labels: Any,
+    options: LossConfig,
     *,
-    label_smoothing: float,
-    triplet_weight: float,
-    triplet_distance: str,
-    triplet_margin: float | str,
     count: Any = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the loss of a batch and its parts by name; `labels` [B] int32, -1 for no tracklet.
 
     `count` divides the cross entropy's sum; by default the batch's own real tracklets.
     """
-    cross_entropy = smoothed_cross_entropy(logits, labels, label_smoothing, count=count)
+    cross_entropy = smoothed_cross_entropy(logits, labels, options.label_smoothing, count=count)
     parts = {"cross_entropy": cross_entropy}
     loss = parts["cross_entropy"]
-    if triplet_weight:
+    if options.triplet_weight:
         flat = features.reshape(features.shape[0], -1)
         parts["triplet"] = batch_hard_triplet(
-            flat, labels, distance=triplet_distance, margin=triplet_margin
+            flat, labels, distance=options.triplet_distance, margin=options.triplet_margin
         )
-        loss = loss + triplet_weight * parts["triplet"]
+        loss = loss + options.triplet_weight * parts["triplet"]
     return loss, parts
 
 
@@ -61,8 +59,8 @@ def train_step(
     model: TemporalFusionNet,
     optimizer: optax.GradientTransformation,
     num_slots: int,
-    loss_options: Mapping[str, Any],
-    augment_options: Mapping[str, Any],
+    loss_options: LossConfig,
+    augment_options: AugmentConfig,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Return the next state and this step's metrics; runs under a device axis named `DEVICES`.
 
@@ -87,9 +85,7 @@ def train_step(
             method="packed",
             mutable=["batch_stats"],
         )
-        loss, parts = total_loss(
-            output.features, output.logits, labels, count=count, **loss_options
-        )
+        loss, parts = total_loss(output.features, output.logits, labels, loss_options, count=count)
         guesses = output.logits.sum(1).argmax(-1)
         real = labels >= 0
         right = jnp.where(real, guesses == labels, False).sum() / jnp.maximum(real.sum(), 1)

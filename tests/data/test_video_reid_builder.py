@@ -13,6 +13,7 @@ from PIL import Image
 from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
+from stf_jax.config import AugmentConfig
 from stf_jax.data import video_reid_builder
 from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.pipeline import batches
@@ -105,7 +106,7 @@ def same_batches(folder_batches, tfds_batches):
 def test_training_gets_the_folders_batches_bit_for_bit(built):
     layout, folder = built
     options = {"height": 24, "width": 12, "buckets": (8, 16, 64), "seed": (1, 2), "threads": 3}
-    options["host_augment"] = {"horizontal_crop": 0.5, "pad_ratio": 2.0}
+    options["host_augment"] = AugmentConfig(horizontal_crop=0.5, pad_ratio=2.0)
     for subset in ("trainval", "test"):
         table = loaded(layout, subset)
         other = loaded(folder, subset, check_files=False)

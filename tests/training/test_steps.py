@@ -1,24 +1,23 @@
 """The parallel step: devices and batch split do not change what is learnt; nothing is dropped."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from stf_jax.config import AugmentConfig, LossConfig
 from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
+from stf_jax.models.variables import init_variables
 from stf_jax.training.losses import smoothed_cross_entropy
-from stf_jax.training.state import TrainState, init_state, init_variables
+from stf_jax.training.state import TrainState, init_state
 from stf_jax.training.steps import mean_count, parallel_train_step, total_loss
 
-OPTIONS = {
-    "label_smoothing": 0.1,
-    "triplet_weight": 0.0,
-    "triplet_distance": "euclidean",
-    "triplet_margin": "soft",
-}
-PLAIN = {"mirror": 0.0, "blur": 0.0}
+OPTIONS = LossConfig(label_smoothing=0.1, triplet_weight=0.0)
+PLAIN = AugmentConfig(mirror=0.0, blur=0.0)
 B, T, H, W, K = 4, 3, 32, 16, 5
 LENGTHS = (3, 1, 2, 3)  # so that two devices hold 4 and 5 real frames
 
@@ -111,9 +110,9 @@ def test_triplet_loss_joins_with_its_weight() -> None:
     features = jnp.asarray(rng.normal(size=(4, 2, 3)), jnp.float32)
     logits = jnp.asarray(rng.normal(size=(4, 2, 5)), jnp.float32)
     labels = jnp.array([0, 0, 1, 1])
-    plain, parts = total_loss(features, logits, labels, **OPTIONS)
+    plain, parts = total_loss(features, logits, labels, OPTIONS)
     assert set(parts) == {"cross_entropy"}
-    both, parts = total_loss(features, logits, labels, **{**OPTIONS, "triplet_weight": 0.5})
+    both, parts = total_loss(features, logits, labels, replace(OPTIONS, triplet_weight=0.5))
     np.testing.assert_allclose(both, plain + 0.5 * parts["triplet"], rtol=1e-6)
     assert parts["triplet"] > 0
 

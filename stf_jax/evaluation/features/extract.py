@@ -6,7 +6,6 @@ over stripes; a tracklet's is the mean of its chunks' divided by its L2 norm.
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
@@ -18,22 +17,8 @@ from stf_jax import hosts
 from stf_jax.data.augment import normalise
 from stf_jax.data.sampling import Plan
 from stf_jax.devices import DEVICES
+from stf_jax.evaluation.features.feature_files import TrackletFeatures
 from stf_jax.models import TemporalFusionNet, TemporalFusionOutput
-
-
-@dataclass(frozen=True)
-class TrackletFeatures:
-    """Features of N tracklets and the weights of their F frames (in table order).
-
-    `features` [N, D] float32, unit length; a tracklet without any readable frame is all zero.
-    Frame weights sum to 1 over a chunk; NaN where that attention is off or the frame was skipped.
-    """
-
-    features: np.ndarray
-    frame_weights: np.ndarray
-    intra_weights: np.ndarray
-    inter_weights: np.ndarray
-    num_frames: np.ndarray  # [N] int64, frames that entered the feature
 
 
 def extract_step(
