@@ -13,7 +13,7 @@ ROWS = (
     ("main", "train", "evaluate", "embed", "match"),
     ("run", "training", "evaluation", "prepare"),
     ("data", "models"),
-    ("config", "hosts", "devices", "cores", "files", "errors"),
+    ("config", "config_keys", "hosts", "devices", "cores", "files", "errors"),
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 

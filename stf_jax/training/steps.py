@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from stf_jax.config import AugmentConfig, LossConfig
 from stf_jax.data.augment import augment
@@ -42,6 +42,16 @@ def total_loss(
     return loss, parts
 
 
+def mean_count(labels: Int[Array, " b"]) -> Float[Array, ""]:
+    """Real tracklets per device, the mean over the axis `DEVICES`: float32, above 0.
+
+    Devices may hold unlike numbers; of sums divided by this the mean over devices is the mean over
+    tracklets.
+    """
+    count = jax.lax.psum((labels >= 0).sum(), DEVICES)
+    return jnp.maximum(count, 1).astype(jnp.float32) / jax.lax.axis_size(DEVICES)
+
+
 def train_step(
     state: TrainState,
     batch: PackedBatch,
@@ -62,9 +72,7 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(DEVICES))
     frames = augment(key, batch.images, augment_options, dtype=model.dtype)
     labels = batch.labels
-    # Devices may hold unlike numbers of real tracklets; the mean over devices is then still the
-    # mean over tracklets.
-    count = jnp.maximum(jax.lax.pmean((labels >= 0).sum().astype(jnp.float32), DEVICES), 1 / 4)
+    count = mean_count(labels)
 
     def loss_of(params):
         output, updated = model.apply(

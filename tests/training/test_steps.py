@@ -13,8 +13,9 @@ from stf_jax.data.batch import PackedBatch
 from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
 from stf_jax.models.variables import init_variables
+from stf_jax.training.losses import smoothed_cross_entropy
 from stf_jax.training.state import TrainState, init_state
-from stf_jax.training.steps import parallel_train_step, total_loss
+from stf_jax.training.steps import mean_count, parallel_train_step, total_loss
 
 OPTIONS = LossConfig(label_smoothing=0.1, triplet_weight=0.0)
 PLAIN = AugmentConfig(mirror=0.0, blur=0.0)
@@ -115,3 +116,19 @@ def test_triplet_loss_joins_with_its_weight() -> None:
     both, parts = total_loss(features, logits, labels, replace(OPTIONS, triplet_weight=0.5))
     np.testing.assert_allclose(both, plain + 0.5 * parts["triplet"], rtol=1e-6)
     assert parts["triplet"] > 0
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8, 64])
+@pytest.mark.parametrize("real", [0, 1, 3])
+def test_the_loss_is_the_mean_over_tracklets_on_any_number_of_devices(devices, real) -> None:
+    """`K` classes alike: ln K a tracklet, however few of the devices hold one."""
+    labels = np.full((devices, 3), -1, np.int32)
+    labels.T.flat[:real] = 2
+
+    def loss(labels):
+        logits = jnp.zeros((3, 1, K))
+        mean = smoothed_cross_entropy(logits, labels, count=mean_count(labels))
+        return jax.lax.pmean(mean, DEVICES)
+
+    found = jax.vmap(loss, axis_name=DEVICES)(labels)
+    np.testing.assert_allclose(found, np.log(K) if real else 0, rtol=1e-6)
