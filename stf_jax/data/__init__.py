@@ -8,10 +8,12 @@ from stf_jax.data.packing import frame_buckets
 from stf_jax.data.sampling import evaluation_plan, training_plan
 
 if TYPE_CHECKING:
+    from stf_jax.data.batch import PackedBatch
     from stf_jax.data.pipeline import batches
 
 __all__ = [
     "Layout",
+    "PackedBatch",
     "TrackletTable",
     "batches",
     "evaluation_plan",
@@ -22,9 +24,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `batches`, which needs TensorFlow, when it is first asked for."""
+    """Import what needs TensorFlow (`batches`) or JAX when it is first asked for."""
     if name == "batches":
         from stf_jax.data.pipeline import batches
 
         return batches
+    if name == "PackedBatch":
+        from stf_jax.data.batch import PackedBatch
+
+        return PackedBatch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
