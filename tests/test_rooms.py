@@ -1,53 +1,69 @@
-"""Who may import whom: commands -> rooms of a run -> data and models -> what all may use."""
+"""README's picture of the rooms against the imports of every module; what an import costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "stf_jax"
-# An import goes to a later row, or stays within its room. The first row are the commands' files.
-ROWS = (
-    ("main", "train", "evaluate", "embed", "match"),
-    ("run", "training", "evaluation", "prepare"),
-    ("data", "models"),
-    ("config", "config_keys", "hosts", "devices", "cores", "files", "errors"),
-)
-ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "stf_jax"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def picture() -> list[list[str]]:
+    """README's floors, the highest first, each the rooms on it: `data/`, `main.py`."""
+    (block,) = re.findall(
+        r"^```\nstf_jax/\n(.*?)^```$", (ROOT / "README.md").read_text(), re.S | re.M
+    )
+    floors = [re.findall(r"^  (\S+)  +\S", floor, re.M) for floor in block.split("\n\n")]
+    assert sum(map(len, floors)) == len([line for line in block.split("\n") if line])
+    return floors
+
+
+def floor_of() -> dict[str, int]:
+    """Room, without `/` and `.py` -> its floor, 0 the highest."""
+    return {
+        room.removesuffix("/").removesuffix(".py"): number
+        for number, rooms in enumerate(picture())
+        for room in rooms
+    }
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of the package that a file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """The modules of the package that `path` imports, wherever in it, as dotted names."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
+            assert node.level == 0, f"{path}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] == "stf_jax"}
+    return {name for name in found if name.startswith("stf_jax.")}
 
 
-def may_import(room: str, other: str) -> bool:
-    here, there = ROW_OF[room], ROW_OF[other]
-    alike = room == "main" or here == len(ROWS) - 1  # main calls commands; the last row is all's
-    return room == other or there > here or (there == here and alike)
+def test_the_picture_names_every_room_and_no_other() -> None:
+    drawn = [room for floor in picture() for room in floor]
+    there = [
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in PACKAGE.iterdir()
+        if (path / "__init__.py").is_file() or path.suffix == ".py"
+    ]
+    assert sorted(drawn) == sorted(set(there) - {"__init__.py"})
 
 
-def test_imports_go_down_the_rooms() -> None:
-    wrong, rooms = [], set()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        if room == "__init__":  # the public names, which are of commands
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_or_stay_in_the_room(path: Path) -> None:
+    floors = floor_of()
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imported(path):
+        room = name.split(".")[1]
+        if room == own or room.startswith("__"):  # stf_jax.__version__
             continue
-        rooms.add(room)
-        for name in imported(path) - {"stf_jax", "stf_jax.__version__"}:
-            if not may_import(room, name.split(".")[1]):
-                wrong.append(f"{path.relative_to(PACKAGE.parent)} imports {name}")
-    assert not wrong, "\n".join(wrong)
-    assert rooms <= set(ROW_OF)
+        assert room in floors, f"{name}: no room of the picture"
+        assert floors[room] > floors[own], f"{own} is not above {room}: {name}"
 
 
 HEAVY = "tensorflow", "torch"
@@ -62,6 +78,8 @@ HEAVY = "tensorflow", "torch"
         ("stf_jax.evaluation.scoring", ("jax", *HEAVY)),
         ("stf_jax.evaluation.calibration", ("jax", *HEAVY)),
         ("stf_jax.evaluation.pages.run_report", ("jax", *HEAVY)),
+        ("stf_jax.data", ("jax", *HEAVY)),
+        ("stf_jax.models, stf_jax.training", ("safetensors", "huggingface_hub", *HEAVY)),
         (
             "stf_jax.models, stf_jax.models.weights.pretrained, stf_jax.training.loop, "
             "stf_jax.training.steps, stf_jax.training.optim, stf_jax.run.checkpoint, "

@@ -1,7 +1,7 @@
 """The whole model: packed frames in, one vector a tracklet and stripe out.
 
 Jiang et al., "Rethinking Temporal Fusion for Video-based Person Re-identification on Semantic and
-Time Aspect" (AAAI 2020), figure 2. Every part can be switched off by a field.
+Time Aspect" (AAAI 2020), figure 2; docs/method.md. Every part can be switched off by a field.
 """
 
 from dataclasses import fields

@@ -1,7 +1,7 @@
 """One vector a tracklet: every frame, in chunks, through the model, counted.
 
-method.md's test-time rule: all frames in order in chunks; a chunk's feature is the concatenation
-over stripes; a tracklet's is the mean of its chunks' divided by its L2 norm.
+docs/method.md, "Feature of a tracklet at test time": all frames in order in chunks; a chunk's
+feature is the concatenation over stripes; a tracklet's is the mean of its chunks' over its L2 norm.
 """
 
 import functools
