@@ -88,6 +88,7 @@ def get_config() -> ConfigDict:
     train.evaluate_before = False  # score the weights that training starts from, too
     train.log_every = 20  # steps
     train.sync_batch_norm = False  # the reference's statistics are per device
+    train.parallel = "pmap"  # or "shard_map" over jit, its successor: the same results
 
     evaluation = config.evaluation = ConfigDict()
     evaluation.chunk = 25  # frames

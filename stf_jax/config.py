@@ -129,6 +129,7 @@ RULES: dict[str, Any] = {
         "evaluate_before": _FLAG,
         "log_every": _is_int(1),
         "sync_batch_norm": _FLAG,
+        "parallel": _is_one_of("pmap", "shard_map"),
     },
     "evaluation": {
         "chunk": _is_int(1),
@@ -151,6 +152,7 @@ RULES: dict[str, Any] = {
 # What keys of a section mean for runs that began before there were such keys.
 _ADDED: dict[str, dict[str, Any]] = {
     "data": {"source": "folder"},
+    "train": {"parallel": "pmap"},
     "evaluation": {"multi_query": "", "single_gallery_shot": False, "separate_camera_set": False},
 }
 
