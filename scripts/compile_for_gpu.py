@@ -102,46 +102,40 @@ def topology_devices(target: str, count: int) -> list[Any]:
     ).devices
 
 
-def compile_program(program: Program, target: str) -> Any:
-    """Return the compiled program (`jax.stages.Compiled`)."""
+def lower_program(program: Program, devices: list[Any]) -> Any:
+    """Return the program, lowered for `devices` (`jax.stages.Lowered`)."""
     import jax
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from stf_jax.devices import DEVICES
+    from stf_jax.devices import DEVICES, data_parallel
 
-    mesh = Mesh(np.array(topology_devices(target, program.devices)), (DEVICES,))
-    function, whole, split, donated = _step(program)
+    mesh = Mesh(np.array(devices), (DEVICES,))
+    function, arguments, in_axes = _step(program)
 
-    def placed(tree: Any, *axes: str) -> Any:
-        sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    def placed(tree: Any, axis: int | None) -> Any:
+        sharding = NamedSharding(mesh, PartitionSpec(*([] if axis is None else [DEVICES])))
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
         )
 
+    given = [placed(tree, axis) for tree, axis in zip(arguments, in_axes, strict=True)]
     if program.step == "neighbours":
-        return jax.jit(function).lower(*placed(whole)).compile()
-    replicated, sharded = PartitionSpec(), PartitionSpec(DEVICES)
-
-    def on_device(whole: Any, split: Any) -> Any:
-        return function(*whole, jax.tree.map(lambda leaf: leaf[0], split))
-
-    mapped = jax.shard_map(
-        on_device,
-        mesh=mesh,
-        in_specs=(replicated, sharded),
-        out_specs=replicated if program.step == "train" else sharded,
-        check_vma=False,
+        return jax.jit(function).lower(*given)
+    training = program.step == "train"
+    step = data_parallel(
+        function,
+        in_axes=in_axes,
+        out_axes=None if training else 0,
+        donate=(0,) if training else (),
+        devices=devices,
+        how="shard_map",  # pmap takes no devices that are not there; it is the same program
     )
-    step = jax.jit(mapped, donate_argnums=(0,) if donated else ())
-    return step.lower(placed(whole), placed(split, DEVICES)).compile()
+    return step.lower(*given)
 
 
-def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], Any, bool]:
-    """Return the step of one device, what it takes whole, what by device, and whether it donates.
-
-    Shapes only; the device's share of a batch has a leading axis.
-    """
+def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[int | None, ...]]:
+    """Return the step of one device, the shapes it takes, and `in_axes` of `data_parallel`."""
     import functools
 
     import jax
@@ -152,8 +146,8 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], Any, b
 
         block = functools.partial(neighbour_block, size=1024, count=30)
         shapes = ((program.frames, 4096), jnp.float32), ((program.frames,), jnp.float32)
-        start = jax.ShapeDtypeStruct((), jnp.int32)
-        return block, (*(jax.ShapeDtypeStruct(*shape) for shape in shapes), start), None, False
+        shapes = (*shapes, ((), jnp.int32))
+        return block, tuple(jax.ShapeDtypeStruct(*shape) for shape in shapes), (None,) * 3
 
     from stf_jax.data.batch import PackedBatch
     from stf_jax.devices import DEVICES
@@ -182,28 +176,20 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], Any, b
         labels=jax.ShapeDtypeStruct((program.devices, tracklets), jnp.int32),
     )
     if not training:
-
-        def extract(variables: Any, batch: Any) -> Any:
-            found = extract_step(variables, batch, model=model, num_slots=slots, flip=True)
-            return jax.tree.map(lambda leaf: leaf[None], found)
-
-        return extract, (variables,), batch, False
+        extract = functools.partial(extract_step, model=model, num_slots=slots, flip=True)
+        return extract, (variables, batch), (None, 0)
     optimizer, _ = make_optimizer(config.optimizer, 1000, 100_000, variables["params"])
     state = jax.eval_shape(lambda: init_state(jax.tree.map(jnp.zeros_like, variables), optimizer))
 
-    def train(state: Any, key: Any, batch: Any) -> Any:
-        return train_step(
-            state,
-            batch,
-            key,
-            model=model,
-            optimizer=optimizer,
-            num_slots=slots,
-            loss_options=config.loss,
-            augment_options=config.augment,
-        )
-
-    return train, (state, jax.eval_shape(lambda: jax.random.key(0))), batch, True
+    train = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        num_slots=slots,
+        loss_options=config.loss,
+        augment_options=config.augment,
+    )
+    return train, (state, batch, jax.eval_shape(lambda: jax.random.key(0))), (None, 0, None)
 
 
 def work(names: list[str], target: str) -> None:
@@ -213,7 +199,9 @@ def work(names: list[str], target: str) -> None:
         print(json.dumps({"begins": name}), flush=True)
         start = time.perf_counter()
         try:
-            compiled = compile_program(known[name], target)
+            program = known[name]
+            devices = topology_devices(target, program.devices)
+            compiled = lower_program(program, devices).compile()
             memory = compiled.memory_analysis()
             found = {
                 "temporary": memory.temp_size_in_bytes,

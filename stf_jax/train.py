@@ -43,6 +43,7 @@ FREE_KEYS = (
     "data.threads",
     "evaluation.",
     "train.evaluate_",
+    "train.parallel",
     "train.checkpoint_minutes",
     "train.log_every",
     "profile_steps",
@@ -171,6 +172,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     state, key = replicate((state, jax.random.key(config.seed)))
     begun, first = int(state.step), hosts.is_first()
     step_of = parallel_train_step(
+        how=config.train.parallel,
         model=model,
         optimizer=optimizer,
         num_slots=config.data.max_frames,

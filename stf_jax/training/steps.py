@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from stf_jax.config import AugmentConfig, LossConfig
 from stf_jax.data.augment import augment
 from stf_jax.data.batch import PackedBatch
-from stf_jax.devices import DEVICES
+from stf_jax.devices import DEVICES, data_parallel
 from stf_jax.models import TemporalFusionNet
 from stf_jax.training.losses import batch_hard_triplet, smoothed_cross_entropy
 from stf_jax.training.state import TrainState
@@ -102,17 +102,18 @@ def train_step(
 
 
 def parallel_train_step(
-    devices: Sequence[Any] | None = None, **static: Any
+    devices: Sequence[Any] | None = None, *, how: str = "pmap", **static: Any
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Return `train_step` over `devices` (default: all): (state, batch with a device axis, key).
 
-    The state has no device axis; it is donated, so the one passed in is gone afterwards.
+    The state has no device axis; it is donated, so the one passed in is gone afterwards. `how` is
+    that of `devices.data_parallel`.
     """
-    return jax.pmap(
+    return data_parallel(
         functools.partial(train_step, **static),
-        axis_name=DEVICES,
-        devices=devices,
         in_axes=(None, 0, None),
-        out_axes=(None, None),
-        donate_argnums=(0,),
+        out_axes=None,
+        donate=(0,),
+        devices=devices,
+        how=how,
     )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -18,7 +17,7 @@ from stf_jax import hosts
 from stf_jax.data.augment import normalise
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.sampling import Plan
-from stf_jax.devices import DEVICES
+from stf_jax.devices import data_parallel
 from stf_jax.evaluation.features.feature_files import TrackletFeatures
 from stf_jax.models import TemporalFusionNet, TemporalFusionOutput
 
@@ -65,20 +64,21 @@ def extract_step(
 
 
 def parallel_extract_step(
-    model: TemporalFusionNet, *, num_slots: int, flip: bool = False
+    model: TemporalFusionNet, *, num_slots: int, flip: bool = False, how: str = "pmap"
 ) -> Callable[[Any, PackedBatch], dict[str, Array]]:
-    """Return `extract_step` over all local devices: (variables, batch with a device axis).
+    """Return `extract_step` over all devices: (variables, batch with a device axis).
 
-    Equal arguments give the same function, so that a run's evaluations share one program.
+    `how` is that of `devices.data_parallel`. Equal arguments give the same function, so that a
+    run's evaluations share one program.
     """
     hashable: Any = model  # frozen by Flax, which pyright cannot see
-    return _parallel_extract_step(hashable, num_slots, flip)
+    return _parallel_extract_step(hashable, num_slots, flip, how)
 
 
 @functools.lru_cache(maxsize=2)
-def _parallel_extract_step(model: Any, num_slots: int, flip: bool) -> Callable[..., Any]:
+def _parallel_extract_step(model: Any, num_slots: int, flip: bool, how: str) -> Callable[..., Any]:
     step = functools.partial(extract_step, model=model, num_slots=num_slots, flip=flip)
-    return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0))
+    return data_parallel(step, in_axes=(None, 0), out_axes=0, how=how)
 
 
 def extract_features(

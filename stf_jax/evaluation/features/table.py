@@ -54,7 +54,9 @@ def extract_table(
     own = hosts.share(num_devices)
     share = Plan(plan.tracklets[:, own], plan.frame_rows[:, own])
     variables = replicate(variables)
-    step = parallel_extract_step(model, num_slots=evaluation.chunk, flip=evaluation.flip)
+    step = parallel_extract_step(
+        model, num_slots=evaluation.chunk, flip=evaluation.flip, how=config.train.parallel
+    )
     stream = batches(
         table,
         plan,
