@@ -184,13 +184,8 @@ def _top(person: Appearance) -> np.ndarray:
 def _skirt(person: Appearance) -> np.ndarray:
     outfit = person.outfit
     image = Image.new("RGB", (TURN, ROWS))
-    draw_pattern(
-        image,
-        person.skirt_pattern,
-        outfit.legs,
-        legible(outfit.accent, outfit.legs),
-        max(2, person.cycles - 1),
-    )
+    second = legible(outfit.accent, outfit.legs)
+    draw_pattern(image, person.skirt_pattern, outfit.legs, second, max(2, person.cycles - 1))
     return _rgba(image)
 
 
