@@ -1,4 +1,26 @@
-"""Videos plus the track files of any tracker -> the layout: `python -m stf_jax.prepare mot`."""
+"""Videos plus the track files of any tracker -> this project's layout.
+
+Cuts people out of videos along their tracks: `python -m stf_jax.prepare mot`.
+
+A camera is NUMBER:VIDEO:TRACKS, where VIDEO is a file or a folder of frames and TRACKS a
+MOT-challenge file: frame,id,left,top,width,height[,confidence[,class[,visibility]]] or the
+ten-column form, separated by commas or white space. An id is one person over all cameras;
+where trackers numbered each camera for itself, use --unlabelled.
+
+A track is cut where more than --max-gap frames are missing, then into equal parts of at most
+--max-length boxes. Boxes that a filter drops give no picture, but do not cut the track.
+
+example, two cameras, odd identities train, camera 2 queries:
+  python -m stf_jax.prepare mot --camera 1:hall.mp4:hall.txt --camera 2:door.mp4:door.txt \\
+      --train-rule odd --query-cameras 2 --stride 2 --max-length 40 --output data/building
+
+example, unknown people in three cameras, to search for those that camera 1 saw:
+  python -m stf_jax.prepare mot --unlabelled --query-cameras 1 --output data/night \\
+      --camera 1:a.mp4:a.txt --camera 2:b.mp4:b.txt --camera 3:c_frames:c.txt
+
+Run again after an interruption, the same command goes on where it was. Beside the images and
+partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
+"""
 
 import argparse
 import dataclasses
@@ -25,30 +47,6 @@ from stf_jax.prepare.tracks.track_files import TrackFile, read_tracks
 from stf_jax.prepare.tracks.video import Video, open_video
 from stf_jax.prepare.tracks.write_crops import too_short, write_images
 
-DESCRIPTION = """\
-Cuts people out of videos along the tracks of any tracker, into this project's layout.
-
-A camera is NUMBER:VIDEO:TRACKS, where VIDEO is a file or a folder of frames and TRACKS a
-MOT-challenge file: frame,id,left,top,width,height[,confidence[,class[,visibility]]] or the
-ten-column form, separated by commas or white space. An id is one person over all cameras;
-where trackers numbered each camera for itself, use --unlabelled.
-
-A track is cut where more than --max-gap frames are missing, then into equal parts of at most
---max-length boxes. Boxes that a filter drops give no picture, but do not cut the track.
-"""
-EPILOG = """\
-example, two cameras, odd identities train, camera 2 queries:
-  python -m stf_jax.prepare mot --camera 1:hall.mp4:hall.txt --camera 2:door.mp4:door.txt \\
-      --train-rule odd --query-cameras 2 --stride 2 --max-length 40 --output data/building
-
-example, unknown people in three cameras, to search for those that camera 1 saw:
-  python -m stf_jax.prepare mot --unlabelled --query-cameras 1 --output data/night \\
-      --camera 1:a.mp4:a.txt --camera 2:b.mp4:b.txt --camera 3:c_frames:c.txt
-
-Run again after an interruption, the same command goes on where it was. Beside the images and
-partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
-"""
-
 TrainIds = Callable[[set[int]], set[int]]
 """All identities -> those that train."""
 _RULES = CutRules()
@@ -56,8 +54,6 @@ _RULES = CutRules()
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare mot` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--camera", action="append", required=True, metavar="NUMBER:VIDEO:TRACKS", dest="cameras")
     add("--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")

@@ -1,4 +1,21 @@
-"""People drawn by this program -> the layout: `python -m stf_jax.prepare synthetic`."""
+"""People drawn by this program -> this project's layout: `python -m stf_jax.prepare synthetic`.
+
+They walk past cameras, for demonstrations, tests and comparisons of methods. Real scores need
+real people.
+
+Every person has an outfit, a pattern, logos, hair, hat and bag, some of them seen from one side
+only; every camera has its light, lens and street. --difficulty scales how many people wear the
+same colours (the share of look-alikes) and how far the cameras' colours differ; --occlusion, how
+often others cross, things stand in the way and boxes sit badly.
+
+The first identities train, the others are the test half; each has its queries in one camera and
+its gallery in the others. The same options draw the same pixels on every machine, in any number
+of processes. Run again after an interruption, the same command goes on where it was.
+
+example, 100 people in 4 cameras, half of them to train on, with a picture to look at:
+  python -m stf_jax.prepare synthetic --identities 100 --cameras 4 --seed 0 \\
+      --output data/drawn --preview drawn.png
+"""
 
 import argparse
 import math
@@ -28,25 +45,6 @@ from stf_jax.prepare.drawing.filming import (
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.prepare.output import claim_output, images_present
 from stf_jax.prepare.preview import save_preview
-
-DESCRIPTION = """\
-Draws people who walk past cameras, into this project's layout: for demonstrations, tests and
-comparisons of methods. Real scores need real people.
-
-Every person has an outfit, a pattern, logos, hair, hat and bag, some of them seen from one side
-only; every camera has its light, lens and street. --difficulty scales how many people wear the
-same colours (the share of look-alikes) and how far the cameras' colours differ; --occlusion, how
-often others cross, things stand in the way and boxes sit badly.
-
-The first identities train, the others are the test half; each has its queries in one camera and
-its gallery in the others. The same options draw the same pixels on every machine, in any number
-of processes. Run again after an interruption, the same command goes on where it was.
-"""
-EPILOG = """\
-example, 100 people in 4 cameras, half of them to train on, with a picture to look at:
-  python -m stf_jax.prepare synthetic --identities 100 --cameras 4 --seed 0 \\
-      --output data/drawn --preview drawn.png
-"""
 
 # Receipts of older drawings do not match: a folder never mixes two ways of drawing.
 _DRAWING = 1
@@ -78,8 +76,6 @@ class Plan:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare synthetic` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")
     add("--preview", type=Path, metavar="FILE.png", help="also write a contact sheet to look at")

@@ -1,4 +1,19 @@
-"""Everything checkable about a layout: `python -m stf_jax.prepare verify ROOT`."""
+"""Everything checkable about a layout: `python -m stf_jax.prepare verify ROOT`.
+
+Checks the partitions file (names, labels, marks, cameras, duplicates, queries without
+a match), and that every image is there and decodes; counts sizes, tracklet lengths and images of
+the same content. Prints a table, and one line for each finding.
+
+Exit status: 0, nothing to mend; 1, findings that must be mended; 2, could not be checked.
+Images of the same content and queries without a match are told, but need not be mistakes.
+
+example:
+  python -m stf_jax.prepare verify data/mars
+  python -m stf_jax.prepare verify data/mars --fix partitions_fixed.pkl
+
+--fix writes a second partitions file in ROOT, without the bad entries, and beside it NAME.dropped
+with a line for each of them; nothing that is there is changed or deleted.
+"""
 
 import argparse
 import os
@@ -29,28 +44,9 @@ from stf_jax.prepare.checking.entries import (
 from stf_jax.prepare.checking.images import ImageChecks, check_images
 from stf_jax.prepare.output import write_text
 
-DESCRIPTION = """\
-Checks a layout: the partitions file (names, labels, marks, cameras, duplicates, queries without
-a match), and that every image is there and decodes; counts sizes, tracklet lengths and images of
-the same content. Prints a table, and one line for each finding.
-
-Exit status: 0, nothing to mend; 1, findings that must be mended; 2, could not be checked.
-Images of the same content and queries without a match are told, but need not be mistakes.
-"""
-EPILOG = """\
-example:
-  python -m stf_jax.prepare verify data/mars
-  python -m stf_jax.prepare verify data/mars --fix partitions_fixed.pkl
-
---fix writes a second partitions file in ROOT, without the bad entries, and beside it NAME.dropped
-with a line for each of them; nothing that is there is changed or deleted.
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare verify` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("root", type=Path, metavar="ROOT", help="the folder of partitions.pkl and images")
     add("--partitions", default="partitions.pkl", metavar="NAME", help="(default %(default)s)")

@@ -3,6 +3,7 @@
 All splits share one folder of images: `partitions_00.pkl` to `partitions_09.pkl`.
 """
 
+import argparse
 import itertools
 import os
 import re
@@ -14,7 +15,8 @@ from stf_jax.data.layout.checks import GALLERY, QUERY, examples
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import EXTENSIONS, write_partitions
 from stf_jax.prepare.placing import place_images
-from stf_jax.prepare.published.source_tracklets import SourceTracklet, image_names, listing_digest
+from stf_jax.prepare.published.official_counts import comparison
+from stf_jax.prepare.published.source_tracklets import SourceTracklet
 
 _LAST_NUMBER = re.compile(r"([0-9]{1,18})\.[^.]*$")
 
@@ -104,50 +106,40 @@ def check_people(
     return [by_key[person, camera] for person in sorted(people) for camera in (1, 2)]
 
 
-def partitions_name(split: int) -> str:
-    """The file name of a split: `partitions_00.pkl`."""
-    return f"partitions_{split:02d}.pkl"
-
-
 def write_splits(
-    source_name: str,
-    source: Path,
-    output: Path,
+    title: str,
+    args: argparse.Namespace,
     tracklets: Sequence[SourceTracklet],
     splits: Sequence[Split],
-    *,
-    copy: bool,
-) -> str:
-    """Places the images and writes a partitions file a split; says how, in a line.
+    official: Mapping[str, int],
+) -> None:
+    """Places the images, writes a partitions file a split, prints counts beside the official ones.
 
-    Camera 1 of the test half is the queries, camera 2 the gallery.
+    Camera 1 of the test half is the queries, camera 2 the gallery. `args` are source, output and
+    copy; `title` names the data set.
 
     Raises:
         UserError: as `place_images`.
     """
-    names = {(t.person_id, t.camera): image_names(t) for t in tracklets}
-    files = [file for tracklet in tracklets for file in tracklet.files]
-    targets = [name for group in names.values() for name in group]
-    receipt: dict[str, object] = {
-        "source": source_name,
-        "files": listing_digest(files, targets),
-        "splits": [[list(split.train), list(split.test)] for split in splits],
-    }
-    partitions = [partitions_name(number) for number in range(len(splits))]
-    placed = place_images(
-        source, files, output, targets, receipt=receipt, copy=copy, partitions=partitions
+    groups = {(tracklet.person_id, tracklet.camera): [tracklet] for tracklet in tracklets}
+    source = title.lower().replace("-", "_")
+    receipt = {"source": source, "splits": [[[*s.train], [*s.test]] for s in splits]}
+    partitions = [f"partitions_{number:02d}.pkl" for number in range(len(splits))]
+    names, placed = place_images(
+        args.source, groups, args.output, receipt, copy=args.copy, partitions=partitions
     )
     # partitions_00.pkl comes last: where it is, the layout is whole.
     for split, filename in reversed(list(zip(splits, partitions, strict=True))):
         test = [(names[person, camera], camera) for camera in (1, 2) for person in split.test]
         write_partitions(
-            output,
+            args.output,
             trainval=[n for person in split.train for c in (1, 2) for n in names[person, c]],
             test=[name for group, _ in test for name in group],
             test_marks=[QUERY if camera == 1 else GALLERY for group, camera in test for _ in group],
             filename=filename,
         )
-    return f"images: {placed}\nwritten: {output / partitions[0]} to {partitions[-1]}"
+    print(comparison(title, counts(tracklets, splits), official))
+    print(f"images: {placed}\nwritten: {args.output / partitions[0]} to {partitions[-1]}")
 
 
 def counts(tracklets: Sequence[SourceTracklet], splits: Sequence[Split]) -> Mapping[str, int]:
