@@ -171,16 +171,6 @@ def _train_ids(args: argparse.Namespace, ids: set[int]) -> set[int]:
     return chosen
 
 
-def _query_cameras(wanted: Sequence[int], numbers: list[int]) -> Sequence[int]:
-    missing = [number for number in wanted if number not in numbers]
-    if missing:
-        raise UserError(
-            f"--query-cameras {','.join(map(str, wanted))}: no camera {missing[0]}; given are "
-            f"{', '.join(map(str, numbers))}"
-        )
-    return wanted
-
-
 def _assign(
     cameras: list[Camera],
     train_ids: TrainIds | None,
@@ -202,7 +192,13 @@ def _assign(
         trains = np.isin(person_ids, sorted(train_ids({int(i) for i in person_ids})))
         wanted = given[:1]
     if query_cameras is not None:
-        wanted = _query_cameras(query_cameras, given)
+        wanted = query_cameras
+    missing = [number for number in wanted if number not in given]
+    if missing:
+        raise UserError(
+            f"--query-cameras {','.join(map(str, wanted))}: no camera {missing[0]}; given are "
+            f"{', '.join(map(str, given))}"
+        )
     roles = np.where(trains, ROLES.index("train"), ROLES.index("gallery"))
     tests = np.flatnonzero(~trains)
     queries = query_tracklets(

@@ -134,19 +134,14 @@ def read_plan(args: argparse.Namespace) -> Plan:
     ]
     if args.jobs is not None and args.jobs < 1:
         wrong.append(f"--jobs {args.jobs}: expected 1 or more")
-    if not 0 <= args.difficulty <= 1:
-        wrong.append(f"--difficulty {args.difficulty}: expected 0 to 1")
     occlusion = args.difficulty if args.occlusion is None else args.occlusion
-    if not 0 <= occlusion <= 1:
-        wrong.append(f"--occlusion {occlusion}: expected 0 to 1")
     fraction = 0.5 if args.train_fraction is None else args.train_fraction
-    if not 0 <= fraction <= 1:
-        wrong.append(f"--train-fraction {fraction}: expected 0 to 1")
-        fraction = 0.5
+    shares = {"difficulty": args.difficulty, "occlusion": occlusion, "train-fraction": fraction}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            wrong.append(f"--{name} {share}: expected 0 to 1")
     train = args.train_identities
-    if train is None:
-        train = math.floor(args.identities * fraction + 0.5)
-    elif not 0 <= train <= args.identities:
+    if train is not None and not 0 <= train <= args.identities:
         wrong.append(f"--train-identities {train}: expected 0 to {args.identities} (--identities)")
     if args.preview is not None and args.preview.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         wrong.append(f"--preview {args.preview}: expected a name that ends in .png or .jpg")
@@ -154,6 +149,8 @@ def read_plan(args: argparse.Namespace) -> Plan:
         wrong.append(f"--preview {args.preview}: no folder {args.preview.parent}; make it first")
     if wrong:
         raise UserError("\n".join(wrong))
+    if train is None:
+        train = math.floor(args.identities * fraction + 0.5)
     numbers = {name: getattr(args, name) for name in least}
     return Plan(
         **numbers,
@@ -166,10 +163,7 @@ def read_plan(args: argparse.Namespace) -> Plan:
 
 def _takes(plan: Plan) -> Iterator[Take]:
     """All tracklets: training people, test people, distractors."""
-    halves = (
-        range(plan.train_identities),
-        range(plan.train_identities, plan.identities),
-    )
+    halves = (range(plan.train_identities), range(plan.train_identities, plan.identities))
     keys = [
         ((PEOPLE, person, camera, track), half)
         for half in halves

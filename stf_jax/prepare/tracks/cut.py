@@ -80,15 +80,8 @@ def _select_classes(tracks: TrackFile, rules: CutRules) -> TrackFile:
         has = "has no class column" if found.max() < 0 else f"has classes {listing}"
         wanted = ",".join(map(str, rules.classes))
         raise UserError(f"{tracks.path}: {has}; none is in --classes {wanted}")
-    return replace(
-        tracks,
-        ids=tracks.ids[rows],
-        frames=tracks.frames[rows],
-        boxes=tracks.boxes[rows],
-        confidences=tracks.confidences[rows],
-        classes=tracks.classes[rows],
-        visibilities=tracks.visibilities[rows],
-    )
+    columns = ("ids", "frames", "boxes", "confidences", "classes", "visibilities")
+    return replace(tracks, **{name: getattr(tracks, name)[rows] for name in columns})
 
 
 def _check_columns(tracks: TrackFile, rules: CutRules) -> None:
