@@ -62,10 +62,7 @@ def fit_calibration(features: FeatureSet, *, metric: str = "euclidean") -> Calib
         UserError: no query, no matching or no other pair, or matches no nearer than others.
     """
     rows = select_rows(
-        "step",
-        person_ids=features.person_ids,
-        marks=features.marks,
-        features=features.features,
+        "step", person_ids=features.person_ids, marks=features.marks, features=features.features
     )
     query, gallery = features.select(rows.query), features.select(rows.gallery)
     histogram = distance_histogram(

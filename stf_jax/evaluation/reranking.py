@@ -149,12 +149,8 @@ def rerank_memory(num_queries: int, num_gallery: int, k1: int = 20, k2: int = 6)
 
 def _say_memory(num_queries: int, num_gallery: int, converted: int, k1: int, k2: int) -> None:
     needed = rerank_memory(num_queries, num_gallery, k1, k2) + converted
-    _log.info(
-        "Re-ranking %d queries and %d gallery entries: at most %.2f GB beyond the input",
-        num_queries,
-        num_gallery,
-        needed / 1e9,
-    )
+    text = "Re-ranking %d queries and %d gallery entries: at most %.2f GB beyond the input"
+    _log.info(text, num_queries, num_gallery, needed / 1e9)
 
 
 def _rerank(

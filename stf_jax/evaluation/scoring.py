@@ -92,12 +92,7 @@ def rank_table(
     rankings = {}
     for protocol in protocols:
         found = protocol_distances(
-            features,
-            table,
-            protocol,
-            distance=distance,
-            reranked=reranked,
-            multi_query=multi_query,
+            features, table, protocol, distance=distance, reranked=reranked, multi_query=multi_query
         )
         rankings[protocol] = rank_gallery(
             found.distances,

@@ -22,7 +22,7 @@ from stf_jax.prepare.placing import add_placing_arguments
 from stf_jax.prepare.published.mat_files import read_mat
 from stf_jax.prepare.published.official_counts import ILIDS_VID
 from stf_jax.prepare.published.source_tracklets import SourceTracklet
-from stf_jax.prepare.published.two_cameras import Split, check_people, read_people, write_splits
+from stf_jax.prepare.published.two_cameras import Split, check_people, read_cameras, write_splits
 
 SPLITS_FILE = "train-test people splits/train_test_splits_ilidsvid.mat"
 
@@ -69,18 +69,8 @@ def read_ilids_vid(
     Raises:
         UserError: folders or splits that are missing or do not fit each other.
     """
-    places = [source / "i-LIDS-VID" / "sequences", source / "sequences"]
-    folder = next((place for place in places if place.is_dir()), None)
-    if folder is None:
-        raise UserError(
-            f"{source}: has neither i-LIDS-VID/sequences nor sequences; give the folder that "
-            "iLIDS-VID was unpacked into"
-        )
-    tracklets = [
-        tracklet
-        for camera in (1, 2)
-        for tracklet in read_people(source, folder / f"cam{camera}", camera, r"person([0-9]+)")
-    ]
+    places = ("i-LIDS-VID/sequences", "sequences")
+    folder, tracklets = read_cameras(source, places, ("cam1", "cam2"), r"person([0-9]+)")
     people = [tracklet.person_id for tracklet in tracklets if tracklet.camera == 1]
     others = {tracklet.person_id for tracklet in tracklets if tracklet.camera == 2}
     checked = check_people(tracklets, {*people, *others}, folder, "the other camera")

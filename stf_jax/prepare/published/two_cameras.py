@@ -13,12 +13,10 @@ from pathlib import Path
 
 from stf_jax.data.layout.checks import GALLERY, QUERY, examples
 from stf_jax.errors import UserError
-from stf_jax.prepare.layout import EXTENSIONS, write_partitions
+from stf_jax.prepare.layout import write_partitions
 from stf_jax.prepare.placing import place_images
 from stf_jax.prepare.published.official_counts import comparison
-from stf_jax.prepare.published.source_tracklets import SourceTracklet
-
-_LAST_NUMBER = re.compile(r"([0-9]{1,18})\.[^.]*$")
+from stf_jax.prepare.published.source_tracklets import LAST_NUMBER, SourceTracklet, is_image
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,31 @@ class Split:
 
     train: tuple[int, ...]
     test: tuple[int, ...]
+
+
+def read_cameras(
+    source: Path, places: Sequence[str], cameras: tuple[str, str], pattern: str
+) -> tuple[Path, list[SourceTracklet]]:
+    """The folder that holds those of both cameras, and `read_people` of these.
+
+    Args:
+        source: folder that the data set was unpacked into.
+        places: where in it the folder may be.
+        cameras: names of the folders of camera 1 and 2.
+        pattern: as `read_people` takes it.
+
+    Raises:
+        UserError: in none of the places is a camera 1; as `read_people`.
+    """
+    folder = next((source / p for p in places if (source / p / cameras[0]).is_dir()), None)
+    if folder is None:
+        tried = " nor ".join(os.path.join(place, cameras[0]) for place in places)
+        raise UserError(
+            f"{source}: has neither {tried}; give the folder that the data set was unpacked into"
+        )
+    numbered = enumerate(cameras, 1)
+    people = [t for k, name in numbered for t in read_people(source, folder / name, k, pattern)]
+    return folder, people
 
 
 def read_people(source: Path, folder: Path, camera: int, pattern: str) -> list[SourceTracklet]:
@@ -62,10 +85,8 @@ def read_people(source: Path, folder: Path, camera: int, pattern: str) -> list[S
 
 def _read_person(folder: Path, below: str, person: int, camera: int) -> SourceTracklet:
     frames = []
-    for name in sorted(os.listdir(folder)):
-        if os.path.splitext(name)[1].lower().removeprefix(".") not in EXTENSIONS:
-            continue  # such as Thumbs.db
-        match = _LAST_NUMBER.search(name)
+    for name in filter(is_image, sorted(os.listdir(folder))):
+        match = LAST_NUMBER.search(name)
         if match is None:
             raise UserError(f"{folder / name}: has no frame number; expected one before the dot")
         frames.append((int(match[1]), f"{below}/{name}"))
