@@ -44,8 +44,7 @@ def rerank(
 
     Args:
         query_gallery: [Q, G] float32 or float64 Euclidean distances, at least one of each.
-        query_query: [Q, Q], symmetric.
-        gallery_gallery: [G, G], symmetric.
+        query_query, gallery_gallery: [Q, Q] and [G, G], symmetric.
         k1: size of the reciprocal neighbourhood (the paper's k1).
         k2: neighbours whose encodings are averaged (the paper's k2); 1 is none but the row itself.
         lambda_value: share in [0, 1] of the distance given, scaled by the row's largest square; the
@@ -101,9 +100,7 @@ def rerank_features(
     Args:
         query_features: [Q, D] floats, at least one row; computed in float32.
         gallery_features: [G, D] floats, at least one row.
-        k1: see `rerank`.
-        k2: see `rerank`.
-        lambda_value: see `rerank`.
+        k1, k2, lambda_value: see `rerank`.
         accelerator: find neighbours through JAX on its default device; None: if that is no CPU.
 
     Returns:

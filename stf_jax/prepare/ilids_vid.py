@@ -22,7 +22,7 @@ from stf_jax.prepare.placing import add_placing_arguments
 from stf_jax.prepare.published.mat_files import read_mat
 from stf_jax.prepare.published.official_counts import ILIDS_VID
 from stf_jax.prepare.published.source_tracklets import SourceTracklet
-from stf_jax.prepare.published.two_cameras import Split, check_people, read_cameras, write_splits
+from stf_jax.prepare.published.two_cameras import Split, check_people, read_people, write_splits
 
 SPLITS_FILE = "train-test people splits/train_test_splits_ilidsvid.mat"
 
@@ -70,7 +70,7 @@ def read_ilids_vid(
         UserError: folders or splits that are missing or do not fit each other.
     """
     places = ("i-LIDS-VID/sequences", "sequences")
-    folder, tracklets = read_cameras(source, places, ("cam1", "cam2"), r"person([0-9]+)")
+    folder, tracklets = read_people(source, places, ("cam1", "cam2"), r"person([0-9]+)")
     people = [tracklet.person_id for tracklet in tracklets if tracklet.camera == 1]
     others = {tracklet.person_id for tracklet in tracklets if tracklet.camera == 2}
     checked = check_people(tracklets, {*people, *others}, folder, "the other camera")

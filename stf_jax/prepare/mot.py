@@ -33,7 +33,7 @@ import numpy as np
 
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
-from stf_jax.prepare.output import claim_output, images_present, write_text
+from stf_jax.prepare.output import claim_output, write_text
 from stf_jax.prepare.tracks.cut import CutRules, cut_tracklets
 from stf_jax.prepare.tracks.split import (
     TRAIN_RULES,
@@ -78,27 +78,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the lowest number; with --unlabelled: none, a gallery only)",
     )
 
-    rules = _RULES
     cut = parser.add_argument_group("cutting")
     add = cut.add_argument
     gap = "missing frames bridged within a tracklet (default %(default)s)"
-    add("--max-gap", type=int, default=rules.max_gap, metavar="FRAMES", help=gap)
+    add("--max-gap", type=int, default=_RULES.max_gap, metavar="FRAMES", help=gap)
     length = "of a tracklet, before the stride; 0: any (default %(default)s)"
-    add("--max-length", type=int, default=rules.max_length, metavar="BOXES", help=length)
+    add("--max-length", type=int, default=_RULES.max_length, metavar="BOXES", help=length)
     stride = "every N-th usable box gives a picture (default %(default)s)"
-    add("--stride", type=int, default=rules.stride, metavar="N", help=stride)
+    add("--stride", type=int, default=_RULES.stride, metavar="N", help=stride)
     add("--ext", choices=("png", "jpg"), default="png", help="of the images (default png)")
 
     drop = parser.add_argument_group("dropping (counted by reason)")
     add = drop.add_argument
     add("--classes", metavar="LIST", help="classes of TRACKS that are people")
-    add("--min-length", type=int, default=rules.min_length, metavar="PICTURES")
-    add("--min-height", type=float, default=rules.min_height, metavar="PIXELS")
-    add("--min-width", type=float, default=rules.min_width, metavar="PIXELS")
+    add("--min-length", type=int, default=_RULES.min_length, metavar="PICTURES")
+    add("--min-height", type=float, default=_RULES.min_height, metavar="PIXELS")
+    add("--min-width", type=float, default=_RULES.min_width, metavar="PIXELS")
     add("--min-confidence", type=float, metavar="C")
     add("--min-visibility", type=float, metavar="SHARE", help="ground truth only")
     inside = "of the box's area in the picture (default %(default)s)"
-    add("--min-inside", type=float, default=rules.min_inside, metavar="SHARE", help=inside)
+    add("--min-inside", type=float, default=_RULES.min_inside, metavar="SHARE", help=inside)
     unseen = "boxes with exactly this confidence were interpolated, not seen"
     add("--interpolated-confidence", type=float, metavar="C", help=unseen)
 
@@ -275,10 +274,7 @@ def cut_videos(
         **dataclasses.asdict(rules),
         "classes": None if rules.classes is None else list(rules.classes),
     }
-    claim_output(output, receipt)
-    folder = output / "images"
-    folder.mkdir(exist_ok=True)
-    present = images_present(folder)
+    folder, present = claim_output(output, receipt)
     names = [name for group in tracklets.names for name in group]
     if not present.issuperset(names):
         (output / "partitions.pkl").unlink(missing_ok=True)

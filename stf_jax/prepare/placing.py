@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
-from stf_jax.prepare.output import claim_output, images_present
+from stf_jax.prepare.output import claim_output
 from stf_jax.prepare.published.source_tracklets import SourceTracklet, image_names, listing_digest
 
 _NO_LINKS = {
@@ -75,10 +75,8 @@ def place_images(
     }
     files = [file for group in groups.values() for tracklet in group for file in tracklet.files]
     names = [name for group in names_of.values() for name in group]
-    claim_output(output, {**receipt, "files": listing_digest(files, names)})
-    folder = output / "images"
-    folder.mkdir(exist_ok=True)
-    present = images_present(folder)
+    receipt = {**receipt, "files": listing_digest(files, names)}
+    folder, present = claim_output(output, receipt)
     todo = [k for k, name in enumerate(names) if name not in present]
     if todo:
         for name in partitions:

@@ -22,7 +22,7 @@ from stf_jax.errors import UserError
 from stf_jax.prepare.placing import add_placing_arguments
 from stf_jax.prepare.published.official_counts import PRID2011
 from stf_jax.prepare.published.source_tracklets import SourceTracklet
-from stf_jax.prepare.published.two_cameras import Split, check_people, read_cameras, write_splits
+from stf_jax.prepare.published.two_cameras import Split, check_people, read_people, write_splits
 
 SPLITS_FILE = Path(__file__).with_name("published") / "prid2011_splits.json"
 
@@ -78,7 +78,7 @@ def read_prid2011(source: Path, splits_file: Path) -> tuple[list[SourceTracklet]
     """
     splits = read_splits(splits_file)
     places = ("prid_2011/multi_shot", "multi_shot", "")
-    folder, tracklets = read_cameras(source, places, ("cam_a", "cam_b"), r"person_([0-9]+)")
+    folder, tracklets = read_people(source, places, ("cam_a", "cam_b"), r"person_([0-9]+)")
     people = {person for split in splits for person in (*split.train, *split.test)}
     return check_people(tracklets, people, folder, splits_file.name), splits
 

@@ -43,7 +43,7 @@ from stf_jax.prepare.drawing.filming import (
     write_take,
 )
 from stf_jax.prepare.layout import image_name, write_partitions
-from stf_jax.prepare.output import claim_output, images_present
+from stf_jax.prepare.output import claim_output
 from stf_jax.prepare.preview import save_preview
 
 # Receipts of older drawings do not match: a folder never mixes two ways of drawing.
@@ -243,11 +243,8 @@ def run(args: argparse.Namespace) -> None:
     """
     plan = read_plan(args)
     root: Path = args.output
-    claim_output(root, {"source": "synthetic", "drawing": _DRAWING, **asdict(plan)})
-    folder = root / "images"
-    folder.mkdir(exist_ok=True)
-    present = images_present(folder)
-
+    receipt = {"source": "synthetic", "drawing": _DRAWING, **asdict(plan)}
+    folder, present = claim_output(root, receipt)
     trainval: list[str] = []
     test: list[str] = []
     marks: list[int] = []

@@ -128,11 +128,7 @@ def _environment() -> Environment:
 
 
 def _render(content: ReportContent, tracklets: Mapping[str, Any]) -> str:
-    environment = _environment()
-    assert environment.loader is not None
-    style, script = (
-        environment.loader.get_source(environment, name)[0] for name in ("report.css", "report.js")
-    )
+    here = Path(__file__)
     scoring = content.scoring
     shown = [tracklet["weights"] for tracklet in (*tracklets["q"], *tracklets["g"].values())]
     kinds = [kind for kind in _KINDS if any(kind in weights for weights in shown)]
@@ -146,12 +142,13 @@ def _render(content: ReportContent, tracklets: Mapping[str, Any]) -> str:
         "tracklets": tracklets,
         "queries": [_query(content, row) for row in range(content.query.num_tracklets)],
     }
-    return environment.get_template("report.html.jinja").render(
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
         title=content.title,
         notes=content.notes,
         list_notes=content.list_notes,
-        style=style,
-        script=script,
+        style=here.with_name("report.css").read_text(encoding="utf-8"),
+        script=here.with_name("report.js").read_text(encoding="utf-8"),
         data=data,
         kinds=kinds,
         labelled=scoring is not None,

@@ -27,60 +27,53 @@ class Split:
     test: tuple[int, ...]
 
 
-def read_cameras(
+def read_people(
     source: Path, places: Sequence[str], cameras: tuple[str, str], pattern: str
 ) -> tuple[Path, list[SourceTracklet]]:
-    """The folder that holds those of both cameras, and `read_people` of these.
+    """The tracklet of each person folder of camera 1, then of camera 2, by the folders' names.
+
+    Frames are in the order of the last number in their names, which is kept as the offset.
 
     Args:
         source: folder that the data set was unpacked into.
-        places: where in it the folder may be.
+        places: where in it the folder of both cameras may be.
         cameras: names of the folders of camera 1 and 2.
-        pattern: as `read_people` takes it.
-
-    Raises:
-        UserError: in none of the places is a camera 1; as `read_people`.
-    """
-    folder = next((source / p for p in places if (source / p / cameras[0]).is_dir()), None)
-    if folder is None:
-        tried = " nor ".join(os.path.join(place, cameras[0]) for place in places)
-        raise UserError(
-            f"{source}: has neither {tried}; give the folder that the data set was unpacked into"
-        )
-    numbered = enumerate(cameras, 1)
-    people = [t for k, name in numbered for t in read_people(source, folder / name, k, pattern)]
-    return folder, people
-
-
-def read_people(source: Path, folder: Path, camera: int, pattern: str) -> list[SourceTracklet]:
-    """The tracklet of each person folder of one camera, in the order of the folders' names.
-
-    Args:
-        source: folder that the tracklets' files are relative to.
-        folder: of the camera, below `source`.
-        camera: its number in the layout.
         pattern: regular expression of a person folder's name; group 1 is the identity.
 
-    Frames are in the order of the last number in their names, which is kept as the offset.
+    Returns:
+        The folder of both cameras, and the tracklets.
 
     Raises:
         UserError: no such folder, no person in it, a person without images, frames whose names
             hold no number or the same one.
     """
-    try:
-        inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    except OSError as error:
+    both = next((source / p for p in places if (source / p / cameras[0]).is_dir()), None)
+    if both is None:
+        tried = " nor ".join(os.path.join(place, cameras[0]) for place in places)
         raise UserError(
-            f"{folder}: cannot be read ({error.strerror}); expected a folder for each person"
-        ) from None
-    people = {name: match for name in inside if (match := re.fullmatch(pattern, name))}
-    if not people:
-        raise UserError(f"{folder}: has no folder of a person, such as person001; unpack it again")
-    below = os.path.relpath(folder, source)
-    return [
-        _read_person(folder / name, f"{below}/{name}", int(match[1]), camera)
-        for name, match in people.items()
-    ]
+            f"{source}: has neither {tried}; give the folder that the data set was unpacked into"
+        )
+    people = []
+    for camera, camera_name in enumerate(cameras, 1):
+        folder = both / camera_name
+        try:
+            inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be read ({error.strerror}); expected a folder for each person"
+            ) from None
+        below = os.path.relpath(folder, source)
+        found = [
+            _read_person(folder / name, f"{below}/{name}", int(match[1]), camera)
+            for name in inside
+            if (match := re.fullmatch(pattern, name))
+        ]
+        if not found:
+            raise UserError(
+                f"{folder}: has no folder of a person, such as person001; unpack it again"
+            )
+        people += found
+    return both, people
 
 
 def _read_person(folder: Path, below: str, person: int, camera: int) -> SourceTracklet:

@@ -47,8 +47,7 @@ def clip_boxes(
 
     Args:
         boxes: left, top, width, height in pixels, the picture's corner being (0, 0).
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width, height: of the picture, pixels.
 
     Returns:
         int64 [n, 4] left, top, right, bottom (exclusive), each edge rounded to the nearest pixel
@@ -162,8 +161,7 @@ def cut_tracklets(tracks: TrackFile, rules: CutRules, *, width: int, height: int
     Args:
         tracks: boxes ordered by (id, frame), as from `read_tracks`.
         rules: limits and filters.
-        width: of the video, pixels.
-        height: of the video, pixels.
+        width, height: of the video, pixels.
 
     Raises:
         UserError: a filter on a column the file lacks, several classes without a choice, boxes
