@@ -62,10 +62,7 @@ def bootstrap_intervals(
     valid = ranking.match_counts > 0
     people = ranking.query_ids[valid]
     count = len(np.unique(people))
-    scores = {
-        "mAP": ranking.average_precisions[valid],
-        "mINP": ranking.inverse_penalties[valid],
-    }
+    scores = {"mAP": ranking.average_precisions[valid], "mINP": ranking.inverse_penalties[valid]}
     for k in ranks:
         if checked_count("ranks", k) <= ranking.query_cmc.shape[1]:
             scores[f"rank-{k}"] = ranking.query_cmc[valid, k - 1]

@@ -4,7 +4,7 @@ A logistic curve fitted by maximum likelihood with the smoothed targets of Platt
 Outputs for Support Vector Machines" (Advances in Large Margin Classifiers, 1999).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -50,9 +50,7 @@ class Calibration:
         if not 0 < prior < 1:
             raise ArgumentError(f"prior: {prior}; expected a share above 0 and below 1")
         shift = float(logit(prior) - logit(self.prior))
-        return Calibration(
-            self.intercept + shift, self.slope, prior, self.metric, self.matches, self.others
-        )
+        return replace(self, intercept=self.intercept + shift, prior=prior)
 
 
 def fit_calibration(features: FeatureSet, *, metric: str = "euclidean") -> Calibration:
@@ -64,10 +62,7 @@ def fit_calibration(features: FeatureSet, *, metric: str = "euclidean") -> Calib
         UserError: no query, no matching or no other pair, or matches no nearer than others.
     """
     rows = select_rows(
-        "step",
-        person_ids=features.person_ids,
-        marks=features.marks,
-        features=features.features,
+        "step", person_ids=features.person_ids, marks=features.marks, features=features.features
     )
     query, gallery = features.select(rows.query), features.select(rows.gallery)
     histogram = distance_histogram(

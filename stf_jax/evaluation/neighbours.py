@@ -38,7 +38,7 @@ def neighbours_of_features(
     Raises:
         ArgumentError: a feature is not finite.
     """
-    found = _nothing_found(len(query), len(gallery), count)
+    found = nothing_found(len(query), len(gallery), count)
     blocks = []
     for name, features, before in (
         ("query_features", query, 0),
@@ -74,7 +74,7 @@ def neighbours_of_distances(
     """As `neighbours_of_features`, of distances that are not squared yet, by columns."""
     num_queries, num_gallery = query_gallery.shape
     total = num_queries + num_gallery
-    found = _nothing_found(num_queries, num_gallery, count)
+    found = nothing_found(num_queries, num_gallery, count)
     step = max(1, _TILE_ROWS**2 // total)
     halves = (
         (0, num_queries, query_query, query_gallery.T),
@@ -123,7 +123,8 @@ def squares_of_pairs(
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def _nothing_found(num_queries: int, num_gallery: int, count: int) -> Neighbours:
+def nothing_found(num_queries: int, num_gallery: int, count: int) -> Neighbours:
+    """Lists of `count` (at most N) at infinite distance, to be filled."""
     total = num_queries + num_gallery
     count = min(count, total)
     return Neighbours(

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float32, Int
 
 from stf_jax.evaluation.distances import squared_norms
-from stf_jax.evaluation.neighbours import Neighbours
+from stf_jax.evaluation.neighbours import Neighbours, nothing_found
 
 _ROW_BLOCK = 1024
 
@@ -50,12 +50,7 @@ def neighbours_on_device(
     )
     features = jnp.concatenate([jnp.asarray(query), jnp.asarray(gallery)])
     squares = jnp.asarray(squares, jnp.float32)
-    found = Neighbours(
-        indices=np.empty((total, count), np.int64),
-        squares=np.empty((total, count), np.float32),
-        farthest=np.empty(total, np.float32),
-        query_gallery=np.empty((len(query), len(gallery)), np.float32),
-    )
+    found = nothing_found(len(query), len(gallery), count)
     for start in range(0, total, size):
         start = min(start, total - size)  # the last block overlaps, so that all have one shape
         rows = slice(start, start + size)

@@ -106,8 +106,7 @@ def pool_queries(features, *, person_ids, cameras, how: str = "mean") -> PooledQ
 
     Args:
         features: [Q, D] float32 or float64 of the query rows.
-        person_ids: [Q] integers.
-        cameras: [Q] integers.
+        person_ids, cameras: [Q] integers.
         how: "mean" or "max" (element by element).
 
     Raises:

@@ -70,10 +70,8 @@ def rank_gallery(
 
     Args:
         distances: [Q, G] float32 or float64, small is similar; infinite is allowed, NaN is not.
-        query_ids: [Q] integers.
-        gallery_ids: [G] integers.
-        query_cameras: [Q] integers.
-        gallery_cameras: [G] integers.
+        query_ids, query_cameras: [Q] integers.
+        gallery_ids, gallery_cameras: [G] integers.
         protocol: "mars-official": average precision by trapezoids, as the MARS authors' evaluator
             (Zheng et al., "MARS: A Video Benchmark for Large-Scale Person Re-Identification", ECCV
             2016); "step+queries", "step": the mean over matches of the precision there.

@@ -6,6 +6,7 @@ Neighbourhoods are sparse matrices over all N = Q + G rows, queries first.
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
@@ -43,8 +44,7 @@ def rerank(
 
     Args:
         query_gallery: [Q, G] float32 or float64 Euclidean distances, at least one of each.
-        query_query: [Q, Q], symmetric.
-        gallery_gallery: [G, G], symmetric.
+        query_query, gallery_gallery: [Q, Q] and [G, G], symmetric.
         k1: size of the reciprocal neighbourhood (the paper's k1).
         k2: neighbours whose encodings are averaged (the paper's k2); 1 is none but the row itself.
         lambda_value: share in [0, 1] of the distance given, scaled by the row's largest square; the
@@ -57,16 +57,12 @@ def rerank(
         ArgumentError: (a ValueError) naming the argument with a wrong shape, dtype or value.
     """
     k1, k2, lambda_value = _checked_parameters(k1, k2, lambda_value)
-    query_gallery = _finite("query_gallery", checked_matrix("query_gallery", query_gallery))
+    query_gallery = _finite("query_gallery", query_gallery)
     num_queries, num_gallery = query_gallery.shape
     if not query_gallery.size:
         raise ArgumentError(f"query_gallery: shape {query_gallery.shape}; expected some of each")
-    shape = (num_queries, num_queries)
-    query_query = _finite("query_query", checked_matrix("query_query", query_query, shape))
-    shape = (num_gallery, num_gallery)
-    gallery_gallery = _finite(
-        "gallery_gallery", checked_matrix("gallery_gallery", gallery_gallery, shape)
-    )
+    query_query = _finite("query_query", query_query, (num_queries, num_queries))
+    gallery_gallery = _finite("gallery_gallery", gallery_gallery, (num_gallery, num_gallery))
 
     def pair_squares(rows, columns):
         # Row i of the neighbour lists was read from column i, so pairs are read turned, too.
@@ -83,9 +79,8 @@ def rerank(
         return squares
 
     _say_memory(num_queries, num_gallery, 0, k1, k2)
-    found = neighbours_of_distances(
-        query_gallery, query_query, gallery_gallery, _list_length(k1, k2)
-    )
+    length = _list_length(k1, k2)
+    found = neighbours_of_distances(query_gallery, query_query, gallery_gallery, length)
     return _rerank(found, pair_squares, k1, k2, lambda_value)
 
 
@@ -105,9 +100,7 @@ def rerank_features(
     Args:
         query_features: [Q, D] floats, at least one row; computed in float32.
         gallery_features: [G, D] floats, at least one row.
-        k1: see `rerank`.
-        k2: see `rerank`.
-        lambda_value: see `rerank`.
+        k1, k2, lambda_value: see `rerank`.
         accelerator: find neighbours through JAX on its default device; None: if that is no CPU.
 
     Returns:
@@ -130,13 +123,7 @@ def rerank_features(
     if _has_accelerator() if accelerator is None else accelerator:
         from stf_jax.evaluation.neighbours_jax import neighbours_on_device as find
     found = find(query, gallery, _list_length(k1, k2))
-    return _rerank(
-        found,
-        lambda rows, columns: squares_of_pairs(query, gallery, rows, columns),
-        k1,
-        k2,
-        lambda_value,
-    )
+    return _rerank(found, partial(squares_of_pairs, query, gallery), k1, k2, lambda_value)
 
 
 def rerank_memory(num_queries: int, num_gallery: int, k1: int = 20, k2: int = 6) -> int:
@@ -159,12 +146,8 @@ def rerank_memory(num_queries: int, num_gallery: int, k1: int = 20, k2: int = 6)
 
 def _say_memory(num_queries: int, num_gallery: int, converted: int, k1: int, k2: int) -> None:
     needed = rerank_memory(num_queries, num_gallery, k1, k2) + converted
-    _log.info(
-        "Re-ranking %d queries and %d gallery entries: at most %.2f GB beyond the input",
-        num_queries,
-        num_gallery,
-        needed / 1e9,
-    )
+    text = "Re-ranking %d queries and %d gallery entries: at most %.2f GB beyond the input"
+    _log.info(text, num_queries, num_gallery, needed / 1e9)
 
 
 def _rerank(
@@ -275,7 +258,8 @@ def _checked_parameters(k1, k2, lambda_value) -> tuple[int, int, float]:
     return k1, k2, float(lambda_value)
 
 
-def _finite(name: str, distances: np.ndarray) -> np.ndarray:
+def _finite(name: str, value, shape: tuple[int | None, int | None] = (None, None)) -> np.ndarray:
+    distances = checked_matrix(name, value, shape)
     for start in range(0, len(distances), _SUM_ROWS):
         if not np.isfinite(distances[start : start + _SUM_ROWS]).all():
             raise ArgumentError(f"{name}: NaN or infinite distances; expected finite ones")

@@ -52,10 +52,7 @@ def make_scores(
         "intervals": None
         if intervals is None
         else {
-            "level": intervals.level,
-            "resamples": intervals.resamples,
-            "seed": intervals.seed,
-            "identities": intervals.identities,
+            **vars(intervals),
             "ends": {name: [_number(e) for e in ends] for name, ends in intervals.ends.items()},
         },
         "cmc": [_number(value) for value in ranking.cmc],

@@ -11,6 +11,7 @@ from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.protocols import pool_queries, select_rows
 from stf_jax.evaluation.ranking import Ranking, rank_gallery
 from stf_jax.evaluation.reranking import rerank_features
+from stf_jax.evaluation.scores import RANKS
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +92,7 @@ def rank_table(
     rankings = {}
     for protocol in protocols:
         found = protocol_distances(
-            features,
-            table,
-            protocol,
-            distance=distance,
-            reranked=reranked,
-            multi_query=multi_query,
+            features, table, protocol, distance=distance, reranked=reranked, multi_query=multi_query
         )
         rankings[protocol] = rank_gallery(
             found.distances,
@@ -112,7 +108,5 @@ def rank_table(
 
 def headline(ranking: Ranking) -> Mapping[str, float]:
     """Return mAP, mINP and rank-1/5/10/20 of a ranking, in [0, 1]."""
-    ranks = {
-        f"rank-{k}": float(ranking.cmc[k - 1]) for k in (1, 5, 10, 20) if k <= len(ranking.cmc)
-    }
+    ranks = {f"rank-{k}": float(ranking.cmc[k - 1]) for k in RANKS if k <= len(ranking.cmc)}
     return {"mAP": ranking.mean_ap, "mINP": ranking.mean_inp, **ranks}

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from stf_jax.errors import told_in_lines
 
 # A source is a module of this package with add_arguments(parser) and run(args), imported only
-# when it is asked for ("ilids-vid" is ilids_vid.py). run returns the exit status or None for 0.
+# when it is asked for ("ilids-vid" is ilids_vid.py). Its docstring is its help, examples at the
+# end. run raises UserError for bad input, or an output folder that belongs to something else; it
+# returns the exit status or None for 0.
 SOURCES = {
     "synthetic": "people drawn by this program, of any number and difficulty",
     "mot": "videos and the track files of any tracker",
@@ -45,7 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {source!r} is not a source; expected one of {known}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"stf_jax.prepare.{source.replace('-', '_')}")
-    parser = argparse.ArgumentParser(prog=f"python -m stf_jax.prepare {source}", allow_abbrev=False)
+    description, example, rest_of_help = (module.__doc__ or "").partition("\nexample")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stf_jax.prepare {source}",
+        description=description,
+        epilog=(example + rest_of_help).strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     module.add_arguments(parser)
     args = parser.parse_args(rest)
     try:

@@ -1,6 +1,15 @@
-"""iLIDS-VID -> the layout, all ten splits: `python -m stf_jax.prepare ilids-vid`.
+"""iLIDS-VID -> this project's layout, all ten splits: `python -m stf_jax.prepare ilids-vid`.
 
 Wang et al., "Person Re-Identification by Video Ranking", ECCV 2014.
+
+The splits are over one folder of images: partitions_00.pkl to partitions_09.pkl. DIR holds
+i-LIDS-VID/sequences/cam1 and cam2, and "train-test people splits/train_test_splits_ilidsvid.mat".
+Queries are camera 1, gallery camera 2. Published figures are means over the ten splits.
+
+example:
+  python -m stf_jax.prepare ilids-vid --source iLIDS-VID --output data/ilids-vid
+
+Run again after an interruption, the same command goes on where it was.
 """
 
 import argparse
@@ -11,35 +20,15 @@ import numpy as np
 from stf_jax.errors import UserError
 from stf_jax.prepare.placing import add_placing_arguments
 from stf_jax.prepare.published.mat_files import read_mat
-from stf_jax.prepare.published.official_counts import ILIDS_VID, comparison
+from stf_jax.prepare.published.official_counts import ILIDS_VID
 from stf_jax.prepare.published.source_tracklets import SourceTracklet
-from stf_jax.prepare.published.two_cameras import (
-    Split,
-    check_people,
-    counts,
-    read_people,
-    write_splits,
-)
+from stf_jax.prepare.published.two_cameras import Split, check_people, read_people, write_splits
 
-DESCRIPTION = """\
-iLIDS-VID -> this project's layout, all ten splits over one folder of images: partitions_00.pkl
-to partitions_09.pkl. DIR holds i-LIDS-VID/sequences/cam1 and cam2, and
-"train-test people splits/train_test_splits_ilidsvid.mat". Queries are camera 1, gallery camera 2.
-Published figures are means over the ten splits.
-"""
-EPILOG = """\
-example:
-  python -m stf_jax.prepare ilids-vid --source iLIDS-VID --output data/ilids-vid
-
-Run again after an interruption, the same command goes on where it was.
-"""
 SPLITS_FILE = "train-test people splits/train_test_splits_ilidsvid.mat"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare ilids-vid` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_placing_arguments(parser)
     parser.add_argument("--splits", type=Path, metavar="FILE", help="if it is at another place")
 
@@ -80,18 +69,8 @@ def read_ilids_vid(
     Raises:
         UserError: folders or splits that are missing or do not fit each other.
     """
-    places = [source / "i-LIDS-VID" / "sequences", source / "sequences"]
-    folder = next((place for place in places if place.is_dir()), None)
-    if folder is None:
-        raise UserError(
-            f"{source}: has neither i-LIDS-VID/sequences nor sequences; give the folder that "
-            "iLIDS-VID was unpacked into"
-        )
-    tracklets = [
-        tracklet
-        for camera in (1, 2)
-        for tracklet in read_people(source, folder / f"cam{camera}", camera, r"person([0-9]+)")
-    ]
+    places = ("i-LIDS-VID/sequences", "sequences")
+    folder, tracklets = read_people(source, places, ("cam1", "cam2"), r"person([0-9]+)")
     people = [tracklet.person_id for tracklet in tracklets if tracklet.camera == 1]
     others = {tracklet.person_id for tracklet in tracklets if tracklet.camera == 2}
     checked = check_people(tracklets, {*people, *others}, folder, "the other camera")
@@ -102,12 +81,5 @@ def read_ilids_vid(
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `prepare ilids-vid`: reads everything, places the images, writes the splits last.
-
-    Raises:
-        UserError: bad input, or an output folder that belongs to something else.
-    """
-    tracklets, splits = read_ilids_vid(args.source, args.splits)
-    written = write_splits("ilids_vid", args.source, args.output, tracklets, splits, copy=args.copy)
-    print(comparison("iLIDS-VID", counts(tracklets, splits), ILIDS_VID))
-    print(written)
+    """Runs `prepare ilids-vid`: reads everything, places the images, writes the splits last."""
+    write_splits("iLIDS-VID", args, *read_ilids_vid(args.source, args.splits), ILIDS_VID)

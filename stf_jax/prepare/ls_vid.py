@@ -1,6 +1,20 @@
-"""LS-VID -> the layout: `python -m stf_jax.prepare ls-vid`.
+"""LS-VID -> this project's layout: `python -m stf_jax.prepare ls-vid`.
 
 Li et al., "Global-Local Temporal Representations for Video Person Re-Identification", ICCV 2019.
+
+DIR holds the folders of tracklets, list_seq_train.txt,
+list_seq_test.txt and info_test.mat; the last three are looked for in list_sequence, test/data,
+info/list_sequence, info/data and DIR itself.
+
+Its 15 cameras need two digits in image names (000012_070001_000003.jpg is camera 7): the
+partitions file says so with camera_digits = 2. Where list_seq_val.txt and info_val.mat are
+there too, their identities become the subset val; trainval is the training list alone, as in
+published results.
+
+example:
+  python -m stf_jax.prepare ls-vid --source LS-VID --output data/ls-vid
+
+Run again after an interruption, the same command goes on where it was.
 """
 
 import argparse
@@ -17,36 +31,14 @@ from stf_jax.errors import UserError
 from stf_jax.prepare.layout import write_partitions
 from stf_jax.prepare.placing import add_placing_arguments, place_images
 from stf_jax.prepare.published.ls_vid_lists import read_sequences
-from stf_jax.prepare.published.mat_files import query_rows, read_mat_of_any_version
+from stf_jax.prepare.published.mat_files import read_query_rows
 from stf_jax.prepare.published.official_counts import LS_VID, LS_VID_VAL, basic_counts, comparison
-from stf_jax.prepare.published.source_tracklets import SourceTracklet, image_names, listing_digest
+from stf_jax.prepare.published.source_tracklets import SourceTracklet
 
 CAMERA_DIGITS = 2  # 15 cameras
 
-DESCRIPTION = """\
-LS-VID -> this project's layout. DIR holds the folders of tracklets, list_seq_train.txt,
-list_seq_test.txt and info_test.mat; the last three are looked for in list_sequence, test/data,
-info/list_sequence, info/data and DIR itself.
-
-Its 15 cameras need two digits in image names (000012_070001_000003.jpg is camera 7): the
-partitions file says so with camera_digits = 2. Where list_seq_val.txt and info_val.mat are
-there too, their identities become the subset val; trainval is the training list alone, as in
-published results.
-"""
-EPILOG = """\
-example:
-  python -m stf_jax.prepare ls-vid --source LS-VID --output data/ls-vid
-
-Run again after an interruption, the same command goes on where it was.
-"""
 PLACES = ("list_sequence", "test/data", "info/list_sequence", "info/data", "info", ".")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `prepare ls-vid` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_placing_arguments(parser)
+add_arguments = add_placing_arguments
 
 
 @dataclass(frozen=True)
@@ -89,9 +81,8 @@ def read_ls_vid(source: Path) -> LsVid:
         if subset != "train":
             path = paths[f"info_{subset}.mat"]
             marks[subset] = np.full(len(groups[subset]), GALLERY)
-            values = read_mat_of_any_version(path, "query")
-            rows = query_rows(values, path, len(groups[subset]), f"list_seq_{subset}.txt")
-            marks[subset][rows] = QUERY
+            table = f"list_seq_{subset}.txt"
+            marks[subset][read_query_rows(path, len(groups[subset]), table, "query")] = QUERY
     return LsVid(groups, marks)
 
 
@@ -100,9 +91,7 @@ def counts(data: LsVid) -> dict[str, int]:
     found: dict[str, int] = {}
     cameras: set[int] = set()
     for subset, group in data.groups.items():
-        people, lengths = np.array([(t.person_id, len(t.files)) for t in group]).T
-        prefix = "test table" if subset == "test" else subset
-        found |= basic_counts(prefix, people, lengths)
+        found |= basic_counts("test table" if subset == "test" else subset, group)
         cameras |= {tracklet.camera for tracklet in group}
     found["query tracklets"] = int((data.marks["test"] == QUERY).sum())
     found["gallery tracklets"] = int((data.marks["test"] == GALLERY).sum())
@@ -111,30 +100,21 @@ def counts(data: LsVid) -> dict[str, int]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `prepare ls-vid`: reads everything, places the images, writes partitions.pkl last.
-
-    Raises:
-        UserError: bad input, or an output folder that belongs to something else.
-    """
+    """Runs `prepare ls-vid`: reads everything, places the images, writes partitions.pkl last."""
     data = read_ls_vid(args.source)
-    names: dict[str, list[str]] = {
-        subset: [name for tracklet in group for name in image_names(tracklet, CAMERA_DIGITS)]
-        for subset, group in data.groups.items()
-    }
     marks: dict[str, list[int]] = {
         subset: np.repeat(each, [len(t.files) for t in data.groups[subset]]).tolist()
         for subset, each in data.marks.items()
     }
-    files = [file for group in data.groups.values() for t in group for file in t.files]
-    targets = [name for group in names.values() for name in group]
-    receipt: dict[str, object] = {
-        "source": "ls_vid",
-        "files": listing_digest(files, targets),
-        "marks": {
-            subset: hashlib.sha256(bytes(each)).hexdigest() for subset, each in marks.items()
-        },
-    }
-    placed = place_images(args.source, files, args.output, targets, receipt=receipt, copy=args.copy)
+    digests = {subset: hashlib.sha256(bytes(each)).hexdigest() for subset, each in marks.items()}
+    names, placed = place_images(
+        args.source,
+        data.groups,
+        args.output,
+        {"source": "ls_vid", "marks": digests},
+        copy=args.copy,
+        camera_digits=CAMERA_DIGITS,
+    )
     path = write_partitions(
         args.output,
         trainval=names["train"],

@@ -1,13 +1,28 @@
-"""MARS as its authors give it -> the layout: `python -m stf_jax.prepare mars`.
+"""MARS as its authors give it -> this project's layout: `python -m stf_jax.prepare mars`.
 
 Zheng et al., "MARS: A Video Benchmark for Large-Scale Person Re-identification", ECCV 2016.
+
+DIR holds bbox_train, bbox_test and info (train_name.txt,
+test_name.txt, tracks_train_info.mat, tracks_test_info.mat, query_IDX.mat); the last is also
+looked for in MARS-evaluation-master/info.
+
+Everything is kept. Each row of the authors' tables becomes a tracklet. The rows that query_IDX
+names are marked query, all others of the test table gallery: junk as identity -1 (images
+-00001_...), distractors as identity 0. A query is also a gallery entry under the protocols
+mars-official and step+queries, which is for the evaluation to do. Track numbers and image
+offsets are those of MARS's own names where these can be read and are unique.
+
+example:
+  python -m stf_jax.prepare mars --source MARS --output data/mars
+
+Run again after an interruption, the same command goes on where it was.
 """
 
 import argparse
 import dataclasses
 import hashlib
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,48 +33,16 @@ from jaxtyping import Int
 from stf_jax.data.layout.checks import GALLERY, QUERY, examples, unmatched_queries
 from stf_jax.prepare.layout import write_partitions
 from stf_jax.prepare.placing import add_placing_arguments, place_images
-from stf_jax.prepare.published.mars_tables import (
-    NAME,
-    Table,
-    find_info,
-    read_query_rows,
-    read_table,
-    unofficial,
-)
+from stf_jax.prepare.published.mars_tables import NAME, Table, find_info, read_table, unofficial
+from stf_jax.prepare.published.mat_files import read_query_rows
 from stf_jax.prepare.published.official_counts import MARS, basic_counts, comparison
-from stf_jax.prepare.published.source_tracklets import (
-    SourceTracklet,
-    files_below,
-    find_all,
-    image_names,
-    listing_digest,
-)
+from stf_jax.prepare.published.source_tracklets import SourceTracklet, files_below, find_all
 
 JUNK, DISTRACTOR = -1, 0
-
-DESCRIPTION = """\
-MARS -> this project's layout. DIR holds bbox_train, bbox_test and info (train_name.txt,
-test_name.txt, tracks_train_info.mat, tracks_test_info.mat, query_IDX.mat); the last is also
-looked for in MARS-evaluation-master/info.
-
-Everything is kept. Each row of the authors' tables becomes a tracklet. The rows that query_IDX
-names are marked query, all others of the test table gallery: junk as identity -1 (images
--00001_...), distractors as identity 0. A query is also a gallery entry under the protocols
-mars-official and step+queries, which is for the evaluation to do. Track numbers and image
-offsets are those of MARS's own names where these can be read and are unique.
-"""
-EPILOG = """\
-example:
-  python -m stf_jax.prepare mars --source MARS --output data/mars
-
-Run again after an interruption, the same command goes on where it was.
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare mars` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_placing_arguments(parser)
     parser.add_argument(
         "--info", type=Path, metavar="DIR", help="of the tables, if it is at another place"
@@ -74,28 +57,6 @@ class Mars:
     test: tuple[SourceTracklet, ...]
     marks: Int[np.ndarray, " n"]  # of each test tracklet: QUERY or GALLERY
     notes: tuple[str, ...]  # what is odd and kept, a line each
-
-
-class _Tracks:
-    """Gives each tracklet a track number that is its (person, camera)'s own."""
-
-    def __init__(self) -> None:
-        self._taken: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
-
-    def claim(self, person: int, camera: int, track: int | None) -> bool:
-        """Takes the number that MARS gave, if it gave one and no other tracklet has it."""
-        taken = self._taken[person, camera]
-        if track is None or track in taken:
-            return False
-        taken.add(track)
-        return True
-
-    def next(self, person: int, camera: int) -> int:
-        """Takes the number after the highest taken one."""
-        taken = self._taken[person, camera]
-        track = max(taken, default=0) + 1
-        taken.add(track)
-        return track
 
 
 def _named_numbers(names: list[str], person: int, camera: int) -> tuple[int | None, list[int]]:
@@ -123,20 +84,25 @@ def plan_tracklets(
         files: for each, the path of each line of its list of names.
         query_rows: rows of the test table, from 0.
     """
-    tracks, notes = _Tracks(), []
-    planned: dict[str, tuple[SourceTracklet, ...]] = {}
+    taken: defaultdict[tuple[int, int], set[int]] = defaultdict(set)  # tracks of person and camera
     numbers: dict[tuple[str, int], tuple[int | None, list[int]]] = {}
-    kept: dict[tuple[str, int], bool] = {}
     for subset, table in tables.items():
         for row, (start, stop, person, camera) in enumerate(table.rows.tolist()):
-            numbers[subset, row] = _named_numbers(table.names[start:stop], person, camera)
-            kept[subset, row] = tracks.claim(person, camera, numbers[subset, row][0])
+            track, frames = _named_numbers(table.names[start:stop], person, camera)
+            if track in taken[person, camera]:
+                track = None
+            if track is not None:
+                taken[person, camera].add(track)
+            numbers[subset, row] = track, frames
+    notes = []
+    planned: dict[str, tuple[SourceTracklet, ...]] = {}
     for subset, table in tables.items():
         group, odd = [], []
         for row, (start, stop, person, camera) in enumerate(table.rows.tolist()):
             track, frames = numbers[subset, row]
-            if track is None or not kept[subset, row]:
-                track = tracks.next(person, camera)
+            if track is None:
+                track = max(taken[person, camera], default=0) + 1
+                taken[person, camera].add(track)
                 odd.append(table.names[start])
             offsets = tuple(frames or range(1, stop - start + 1))
             paths = tuple(files[subset][start:stop])
@@ -161,23 +127,19 @@ def plan_tracklets(
 
 def counts(mars: Mars) -> dict[str, int]:
     """The counts that `official_counts.MARS` has, of these tracklets."""
-    arrays = {
-        subset: np.array([(t.person_id, t.camera, len(t.files)) for t in group]).T
-        for subset, group in (("train", mars.train), ("test", mars.test))
-    }
-    people, cameras, lengths = arrays["train"]
-    found = basic_counts("train", people, lengths)
-    for camera in np.unique(cameras).tolist():
-        found[f"train camera {camera} tracklets"] = int((cameras == camera).sum())
-    people, cameras, lengths = arrays["test"]
-    found |= basic_counts("test table", people, lengths)
-    queries = mars.marks == QUERY
-    found |= basic_counts("query", people, lengths, queries)
-    for camera in np.unique(cameras[queries]).tolist():
-        found[f"query camera {camera} tracklets"] = int((cameras[queries] == camera).sum())
-    gallery = people[~queries]
+    queries = [mars.test[row] for row in np.flatnonzero(mars.marks == QUERY)]
+    found: dict[str, int] = {}
+    for what, group in (("train", mars.train), ("test table", mars.test), ("query", queries)):
+        found |= basic_counts(what, group)
+        if what != "test table":
+            cameras = Counter(tracklet.camera for tracklet in group)
+            found |= {f"{what} camera {c} tracklets": n for c, n in sorted(cameras.items())}
+    people, cameras, lengths = np.array(
+        [(t.person_id, t.camera, len(t.files)) for t in mars.test]
+    ).T
+    gallery = people[mars.marks == GALLERY]
     unmatched = unmatched_queries(people, cameras, mars.marks.astype(np.int8))
-    found |= {
+    return found | {
         "gallery tracklets": len(gallery),
         "gallery junk tracklets": int((gallery == JUNK).sum()),
         "gallery distractor tracklets": int((gallery == DISTRACTOR).sum()),
@@ -186,7 +148,6 @@ def counts(mars: Mars) -> dict[str, int]:
         "queries unmatched in the gallery": int(unmatched.sum()),
         "25-frame chunks without junk": int((-(-lengths[people != JUNK] // 25)).sum()),
     }
-    return found
 
 
 def read_mars(source: Path, info: Path | None = None) -> Mars:
@@ -197,7 +158,8 @@ def read_mars(source: Path, info: Path | None = None) -> Mars:
     """
     info = find_info(source, info)
     tables = {subset: read_table(info, subset) for subset in ("train", "test")}
-    query_rows = read_query_rows(info, len(tables["test"].rows))
+    table = "tracks_test_info.mat"
+    query_rows = read_query_rows(info / "query_IDX.mat", len(tables["test"].rows), table)
     files = {}
     for subset, table in tables.items():
         folder = f"bbox_{subset}"
@@ -209,25 +171,12 @@ def read_mars(source: Path, info: Path | None = None) -> Mars:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `prepare mars`: reads everything, places the images, writes partitions.pkl last.
-
-    Raises:
-        UserError: bad input, or an output folder that belongs to something else.
-    """
+    """Runs `prepare mars`: reads everything, places the images, writes partitions.pkl last."""
     mars = read_mars(args.source, args.info)
-    names = {
-        subset: [name for tracklet in group for name in image_names(tracklet)]
-        for subset, group in (("train", mars.train), ("test", mars.test))
-    }
     marks = np.repeat(mars.marks, [len(tracklet.files) for tracklet in mars.test]).tolist()
-    files = [file for tracklet in mars.train + mars.test for file in tracklet.files]
-    targets = names["train"] + names["test"]
-    receipt: dict[str, object] = {
-        "source": "mars",
-        "files": listing_digest(files, targets),
-        "marks": hashlib.sha256(bytes(marks)).hexdigest(),
-    }
-    placed = place_images(args.source, files, args.output, targets, receipt=receipt, copy=args.copy)
+    receipt = {"source": "mars", "marks": hashlib.sha256(bytes(marks)).hexdigest()}
+    groups = {"train": mars.train, "test": mars.test}
+    names, placed = place_images(args.source, groups, args.output, receipt, copy=args.copy)
     path = write_partitions(
         args.output, trainval=names["train"], test=names["test"], test_marks=marks
     )

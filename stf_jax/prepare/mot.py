@@ -1,4 +1,26 @@
-"""Videos plus the track files of any tracker -> the layout: `python -m stf_jax.prepare mot`."""
+"""Videos plus the track files of any tracker -> this project's layout.
+
+Cuts people out of videos along their tracks: `python -m stf_jax.prepare mot`.
+
+A camera is NUMBER:VIDEO:TRACKS, where VIDEO is a file or a folder of frames and TRACKS a
+MOT-challenge file: frame,id,left,top,width,height[,confidence[,class[,visibility]]] or the
+ten-column form, separated by commas or white space. An id is one person over all cameras;
+where trackers numbered each camera for itself, use --unlabelled.
+
+A track is cut where more than --max-gap frames are missing, then into equal parts of at most
+--max-length boxes. Boxes that a filter drops give no picture, but do not cut the track.
+
+example, two cameras, odd identities train, camera 2 queries:
+  python -m stf_jax.prepare mot --camera 1:hall.mp4:hall.txt --camera 2:door.mp4:door.txt \\
+      --train-rule odd --query-cameras 2 --stride 2 --max-length 40 --output data/building
+
+example, unknown people in three cameras, to search for those that camera 1 saw:
+  python -m stf_jax.prepare mot --unlabelled --query-cameras 1 --output data/night \\
+      --camera 1:a.mp4:a.txt --camera 2:b.mp4:b.txt --camera 3:c_frames:c.txt
+
+Run again after an interruption, the same command goes on where it was. Beside the images and
+partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
+"""
 
 import argparse
 import dataclasses
@@ -11,7 +33,7 @@ import numpy as np
 
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
-from stf_jax.prepare.output import claim_output, images_present, write_text
+from stf_jax.prepare.output import claim_output, write_text
 from stf_jax.prepare.tracks.cut import CutRules, cut_tracklets
 from stf_jax.prepare.tracks.split import (
     TRAIN_RULES,
@@ -25,30 +47,6 @@ from stf_jax.prepare.tracks.track_files import TrackFile, read_tracks
 from stf_jax.prepare.tracks.video import Video, open_video
 from stf_jax.prepare.tracks.write_crops import too_short, write_images
 
-DESCRIPTION = """\
-Cuts people out of videos along the tracks of any tracker, into this project's layout.
-
-A camera is NUMBER:VIDEO:TRACKS, where VIDEO is a file or a folder of frames and TRACKS a
-MOT-challenge file: frame,id,left,top,width,height[,confidence[,class[,visibility]]] or the
-ten-column form, separated by commas or white space. An id is one person over all cameras;
-where trackers numbered each camera for itself, use --unlabelled.
-
-A track is cut where more than --max-gap frames are missing, then into equal parts of at most
---max-length boxes. Boxes that a filter drops give no picture, but do not cut the track.
-"""
-EPILOG = """\
-example, two cameras, odd identities train, camera 2 queries:
-  python -m stf_jax.prepare mot --camera 1:hall.mp4:hall.txt --camera 2:door.mp4:door.txt \\
-      --train-rule odd --query-cameras 2 --stride 2 --max-length 40 --output data/building
-
-example, unknown people in three cameras, to search for those that camera 1 saw:
-  python -m stf_jax.prepare mot --unlabelled --query-cameras 1 --output data/night \\
-      --camera 1:a.mp4:a.txt --camera 2:b.mp4:b.txt --camera 3:c_frames:c.txt
-
-Run again after an interruption, the same command goes on where it was. Beside the images and
-partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
-"""
-
 TrainIds = Callable[[set[int]], set[int]]
 """All identities -> those that train."""
 _RULES = CutRules()
@@ -56,8 +54,6 @@ _RULES = CutRules()
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare mot` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--camera", action="append", required=True, metavar="NUMBER:VIDEO:TRACKS", dest="cameras")
     add("--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")
@@ -82,27 +78,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the lowest number; with --unlabelled: none, a gallery only)",
     )
 
-    rules = _RULES
     cut = parser.add_argument_group("cutting")
     add = cut.add_argument
     gap = "missing frames bridged within a tracklet (default %(default)s)"
-    add("--max-gap", type=int, default=rules.max_gap, metavar="FRAMES", help=gap)
+    add("--max-gap", type=int, default=_RULES.max_gap, metavar="FRAMES", help=gap)
     length = "of a tracklet, before the stride; 0: any (default %(default)s)"
-    add("--max-length", type=int, default=rules.max_length, metavar="BOXES", help=length)
+    add("--max-length", type=int, default=_RULES.max_length, metavar="BOXES", help=length)
     stride = "every N-th usable box gives a picture (default %(default)s)"
-    add("--stride", type=int, default=rules.stride, metavar="N", help=stride)
+    add("--stride", type=int, default=_RULES.stride, metavar="N", help=stride)
     add("--ext", choices=("png", "jpg"), default="png", help="of the images (default png)")
 
     drop = parser.add_argument_group("dropping (counted by reason)")
     add = drop.add_argument
     add("--classes", metavar="LIST", help="classes of TRACKS that are people")
-    add("--min-length", type=int, default=rules.min_length, metavar="PICTURES")
-    add("--min-height", type=float, default=rules.min_height, metavar="PIXELS")
-    add("--min-width", type=float, default=rules.min_width, metavar="PIXELS")
+    add("--min-length", type=int, default=_RULES.min_length, metavar="PICTURES")
+    add("--min-height", type=float, default=_RULES.min_height, metavar="PIXELS")
+    add("--min-width", type=float, default=_RULES.min_width, metavar="PIXELS")
     add("--min-confidence", type=float, metavar="C")
     add("--min-visibility", type=float, metavar="SHARE", help="ground truth only")
     inside = "of the box's area in the picture (default %(default)s)"
-    add("--min-inside", type=float, default=rules.min_inside, metavar="SHARE", help=inside)
+    add("--min-inside", type=float, default=_RULES.min_inside, metavar="SHARE", help=inside)
     unseen = "boxes with exactly this confidence were interpolated, not seen"
     add("--interpolated-confidence", type=float, metavar="C", help=unseen)
 
@@ -175,16 +170,6 @@ def _train_ids(args: argparse.Namespace, ids: set[int]) -> set[int]:
     return chosen
 
 
-def _query_cameras(wanted: Sequence[int], numbers: list[int]) -> Sequence[int]:
-    missing = [number for number in wanted if number not in numbers]
-    if missing:
-        raise UserError(
-            f"--query-cameras {','.join(map(str, wanted))}: no camera {missing[0]}; given are "
-            f"{', '.join(map(str, numbers))}"
-        )
-    return wanted
-
-
 def _assign(
     cameras: list[Camera],
     train_ids: TrainIds | None,
@@ -206,7 +191,13 @@ def _assign(
         trains = np.isin(person_ids, sorted(train_ids({int(i) for i in person_ids})))
         wanted = given[:1]
     if query_cameras is not None:
-        wanted = _query_cameras(query_cameras, given)
+        wanted = query_cameras
+    missing = [number for number in wanted if number not in given]
+    if missing:
+        raise UserError(
+            f"--query-cameras {','.join(map(str, wanted))}: no camera {missing[0]}; given are "
+            f"{', '.join(map(str, given))}"
+        )
     roles = np.where(trains, ROLES.index("train"), ROLES.index("gallery"))
     tests = np.flatnonzero(~trains)
     queries = query_tracklets(
@@ -283,10 +274,7 @@ def cut_videos(
         **dataclasses.asdict(rules),
         "classes": None if rules.classes is None else list(rules.classes),
     }
-    claim_output(output, receipt)
-    folder = output / "images"
-    folder.mkdir(exist_ok=True)
-    present = images_present(folder)
+    folder, present = claim_output(output, receipt)
     names = [name for group in tracklets.names for name in group]
     if not present.issuperset(names):
         (output / "partitions.pkl").unlink(missing_ok=True)

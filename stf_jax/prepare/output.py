@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stf_jax.errors import UserError
@@ -29,8 +29,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def claim_output(root: Path, receipt: dict[str, object]) -> None:
+def claim_output(root: Path, receipt: Mapping[str, object]) -> tuple[Path, set[str]]:
     """Takes a new or empty folder, or one that this very command began; refuses any other.
+
+    Returns the folder's `images`, made if need be, and the names of the whole images in it; what
+    an interrupted run left half-written is removed.
 
     Args:
         root: the folder; created if need be.
@@ -63,14 +66,11 @@ def claim_output(root: Path, receipt: dict[str, object]) -> None:
         write_text(path, json.dumps(receipt, indent=1, sort_keys=True) + "\n")
     for leftover in root.glob(f"*{TEMPORARY_SUFFIX}"):
         leftover.unlink()
-
-
-def images_present(folder: Path) -> set[str]:
-    """Names of whole images; what an interrupted run left half-written is removed."""
-    present = set()
+    folder, present = root / "images", set()
+    folder.mkdir(exist_ok=True)
     for entry in os.scandir(folder):
         if entry.name.endswith(TEMPORARY_SUFFIX):
             os.unlink(entry.path)
         elif entry.stat().st_size:
             present.add(entry.name)
-    return present
+    return folder, present

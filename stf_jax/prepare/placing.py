@@ -4,14 +4,16 @@ import argparse
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
-from stf_jax.prepare.output import claim_output, images_present
+from stf_jax.prepare.output import claim_output
+from stf_jax.prepare.published.source_tracklets import SourceTracklet, image_names, listing_digest
 
 _NO_LINKS = {
     errno.EXDEV,
@@ -39,35 +41,42 @@ def add_placing_arguments(parser: argparse.ArgumentParser) -> None:
 
 def place_images(
     source: Path,
-    files: Sequence[str],
+    groups: Mapping[Any, Sequence[SourceTracklet]],
     output: Path,
-    names: Sequence[str],
+    receipt: Mapping[str, object],
     *,
-    receipt: dict[str, object],
-    copy: bool = False,
+    copy: bool,
+    camera_digits: int = 1,
     partitions: Sequence[str] = ("partitions.pkl",),
-) -> str:
-    """Places file `files[k]` of `source` as `<output>/images/<names[k]>`; says how, in a line.
+) -> tuple[dict[Any, list[str]], str]:
+    """Places the files of tracklets in `<output>/images`.
+
+    Returns the names there of each group's images, in order, and a line that says how.
 
     An image appears whole or not at all. Those that an interrupted run placed are left as they
     are. While images are missing there is no partitions file, the sign of a whole layout: the
     caller writes it afterwards.
 
     Args:
-        source: folder that `files` are relative to.
-        files, names: paths and image names, of one length.
+        source: folder that the tracklets' files are relative to.
+        groups: tracklets, such as those of a subset.
         output: the layout's folder; claimed by `receipt` (see `claim_output`).
-        receipt: plain values that tell this input from any other.
+        receipt: plain values that, with the list of files, tell this input from any other.
         copy: copy, rather than link and copy only where the file system makes no links.
+        camera_digits: as `image_name` takes it.
         partitions: names of the partitions files that the caller will write.
 
     Raises:
         UserError: an output folder of something else, a file that cannot be read, a full disk.
     """
-    claim_output(output, receipt)
-    folder = output / "images"
-    folder.mkdir(exist_ok=True)
-    present = images_present(folder)
+    names_of = {
+        key: [name for tracklet in group for name in image_names(tracklet, camera_digits)]
+        for key, group in groups.items()
+    }
+    files = [file for group in groups.values() for tracklet in group for file in tracklet.files]
+    names = [name for group in names_of.values() for name in group]
+    receipt = {**receipt, "files": listing_digest(files, names)}
+    folder, present = claim_output(output, receipt)
     todo = [k for k, name in enumerate(names) if name not in present]
     if todo:
         for name in partitions:
@@ -95,7 +104,7 @@ def place_images(
                 f"command again, it goes on after {linked + copied:,} of {len(todo):,} images"
             ) from None
     counts = {"linked": linked, "copied": copied, "there before": len(names) - len(todo)}
-    return ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
+    return names_of, ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
 
 
 def _link(path: str, into: str) -> None:

@@ -1,7 +1,17 @@
-"""PRID2011, multi-shot -> the layout, all ten splits: `python -m stf_jax.prepare prid2011`.
+"""PRID2011 (multi-shot) -> the layout, all ten splits: `python -m stf_jax.prepare prid2011`.
 
 Hirzer et al., "Person Re-Identification by Descriptive and Discriminative Classification",
 SCIA 2011. The splits are those that published results on video use.
+
+The splits come with this program and are over one folder of images: partitions_00.pkl to
+partitions_09.pkl. DIR holds prid_2011/multi_shot/cam_a and cam_b. Of the 200 people in both
+cameras the 178 with at least 27 frames in each are used, 89 to train and 89 to test. Queries are
+camera a (1 in the layout), gallery camera b (2). Published figures are means over the ten splits.
+
+example:
+  python -m stf_jax.prepare prid2011 --source prid2011 --output data/prid2011
+
+Run again after an interruption, the same command goes on where it was.
 """
 
 import argparse
@@ -10,36 +20,15 @@ from pathlib import Path
 
 from stf_jax.errors import UserError
 from stf_jax.prepare.placing import add_placing_arguments
-from stf_jax.prepare.published.official_counts import PRID2011, comparison
+from stf_jax.prepare.published.official_counts import PRID2011
 from stf_jax.prepare.published.source_tracklets import SourceTracklet
-from stf_jax.prepare.published.two_cameras import (
-    Split,
-    check_people,
-    counts,
-    read_people,
-    write_splits,
-)
+from stf_jax.prepare.published.two_cameras import Split, check_people, read_people, write_splits
 
-DESCRIPTION = """\
-PRID2011 (multi-shot) -> this project's layout, all ten splits over one folder of images:
-partitions_00.pkl to partitions_09.pkl. DIR holds prid_2011/multi_shot/cam_a and cam_b. Of the 200
-people in both cameras the 178 with at least 27 frames in each are used, 89 to train and 89 to
-test. Queries are camera a (1 in the layout), gallery camera b (2). Published figures are means
-over the ten splits, which come with this program.
-"""
-EPILOG = """\
-example:
-  python -m stf_jax.prepare prid2011 --source prid2011 --output data/prid2011
-
-Run again after an interruption, the same command goes on where it was.
-"""
 SPLITS_FILE = Path(__file__).with_name("published") / "prid2011_splits.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare prid2011` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_placing_arguments(parser)
     other = "other splits: JSON, a list of {train: [person_0001, ...], test: [...]}"
     parser.add_argument("--splits", type=Path, metavar="FILE", help=other, default=SPLITS_FILE)
@@ -88,29 +77,12 @@ def read_prid2011(source: Path, splits_file: Path) -> tuple[list[SourceTracklet]
         UserError: folders that are missing, or splits that cannot be read.
     """
     splits = read_splits(splits_file)
-    places = [source / "prid_2011" / "multi_shot", source / "multi_shot", source]
-    folder = next((place for place in places if (place / "cam_a").is_dir()), None)
-    if folder is None:
-        raise UserError(
-            f"{source}: has neither prid_2011/multi_shot/cam_a nor multi_shot/cam_a; give the "
-            "folder that PRID2011 was unpacked into"
-        )
-    tracklets = [
-        tracklet
-        for camera, name in enumerate(("cam_a", "cam_b"), 1)
-        for tracklet in read_people(source, folder / name, camera, r"person_([0-9]+)")
-    ]
+    places = ("prid_2011/multi_shot", "multi_shot", "")
+    folder, tracklets = read_people(source, places, ("cam_a", "cam_b"), r"person_([0-9]+)")
     people = {person for split in splits for person in (*split.train, *split.test)}
     return check_people(tracklets, people, folder, splits_file.name), splits
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs `prepare prid2011`: reads everything, places the images, writes the splits last.
-
-    Raises:
-        UserError: bad input, or an output folder that belongs to something else.
-    """
-    tracklets, splits = read_prid2011(args.source, args.splits)
-    written = write_splits("prid2011", args.source, args.output, tracklets, splits, copy=args.copy)
-    print(comparison("PRID2011", counts(tracklets, splits), PRID2011))
-    print(written)
+    """Runs `prepare prid2011`: reads everything, places the images, writes the splits last."""
+    write_splits("PRID2011", args, *read_prid2011(args.source, args.splits), PRID2011)

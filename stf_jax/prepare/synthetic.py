@@ -1,4 +1,21 @@
-"""People drawn by this program -> the layout: `python -m stf_jax.prepare synthetic`."""
+"""People drawn by this program -> this project's layout: `python -m stf_jax.prepare synthetic`.
+
+They walk past cameras, for demonstrations, tests and comparisons of methods. Real scores need
+real people.
+
+Every person has an outfit, a pattern, logos, hair, hat and bag, some of them seen from one side
+only; every camera has its light, lens and street. --difficulty scales how many people wear the
+same colours (the share of look-alikes) and how far the cameras' colours differ; --occlusion, how
+often others cross, things stand in the way and boxes sit badly.
+
+The first identities train, the others are the test half; each has its queries in one camera and
+its gallery in the others. The same options draw the same pixels on every machine, in any number
+of processes. Run again after an interruption, the same command goes on where it was.
+
+example, 100 people in 4 cameras, half of them to train on, with a picture to look at:
+  python -m stf_jax.prepare synthetic --identities 100 --cameras 4 --seed 0 \\
+      --output data/drawn --preview drawn.png
+"""
 
 import argparse
 import math
@@ -26,27 +43,8 @@ from stf_jax.prepare.drawing.filming import (
     write_take,
 )
 from stf_jax.prepare.layout import image_name, write_partitions
-from stf_jax.prepare.output import claim_output, images_present
+from stf_jax.prepare.output import claim_output
 from stf_jax.prepare.preview import save_preview
-
-DESCRIPTION = """\
-Draws people who walk past cameras, into this project's layout: for demonstrations, tests and
-comparisons of methods. Real scores need real people.
-
-Every person has an outfit, a pattern, logos, hair, hat and bag, some of them seen from one side
-only; every camera has its light, lens and street. --difficulty scales how many people wear the
-same colours (the share of look-alikes) and how far the cameras' colours differ; --occlusion, how
-often others cross, things stand in the way and boxes sit badly.
-
-The first identities train, the others are the test half; each has its queries in one camera and
-its gallery in the others. The same options draw the same pixels on every machine, in any number
-of processes. Run again after an interruption, the same command goes on where it was.
-"""
-EPILOG = """\
-example, 100 people in 4 cameras, half of them to train on, with a picture to look at:
-  python -m stf_jax.prepare synthetic --identities 100 --cameras 4 --seed 0 \\
-      --output data/drawn --preview drawn.png
-"""
 
 # Receipts of older drawings do not match: a folder never mixes two ways of drawing.
 _DRAWING = 1
@@ -78,8 +76,6 @@ class Plan:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare synthetic` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")
     add("--preview", type=Path, metavar="FILE.png", help="also write a contact sheet to look at")
@@ -138,19 +134,14 @@ def read_plan(args: argparse.Namespace) -> Plan:
     ]
     if args.jobs is not None and args.jobs < 1:
         wrong.append(f"--jobs {args.jobs}: expected 1 or more")
-    if not 0 <= args.difficulty <= 1:
-        wrong.append(f"--difficulty {args.difficulty}: expected 0 to 1")
     occlusion = args.difficulty if args.occlusion is None else args.occlusion
-    if not 0 <= occlusion <= 1:
-        wrong.append(f"--occlusion {occlusion}: expected 0 to 1")
     fraction = 0.5 if args.train_fraction is None else args.train_fraction
-    if not 0 <= fraction <= 1:
-        wrong.append(f"--train-fraction {fraction}: expected 0 to 1")
-        fraction = 0.5
+    shares = {"difficulty": args.difficulty, "occlusion": occlusion, "train-fraction": fraction}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            wrong.append(f"--{name} {share}: expected 0 to 1")
     train = args.train_identities
-    if train is None:
-        train = math.floor(args.identities * fraction + 0.5)
-    elif not 0 <= train <= args.identities:
+    if train is not None and not 0 <= train <= args.identities:
         wrong.append(f"--train-identities {train}: expected 0 to {args.identities} (--identities)")
     if args.preview is not None and args.preview.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         wrong.append(f"--preview {args.preview}: expected a name that ends in .png or .jpg")
@@ -158,6 +149,8 @@ def read_plan(args: argparse.Namespace) -> Plan:
         wrong.append(f"--preview {args.preview}: no folder {args.preview.parent}; make it first")
     if wrong:
         raise UserError("\n".join(wrong))
+    if train is None:
+        train = math.floor(args.identities * fraction + 0.5)
     numbers = {name: getattr(args, name) for name in least}
     return Plan(
         **numbers,
@@ -170,10 +163,7 @@ def read_plan(args: argparse.Namespace) -> Plan:
 
 def _takes(plan: Plan) -> Iterator[Take]:
     """All tracklets: training people, test people, distractors."""
-    halves = (
-        range(plan.train_identities),
-        range(plan.train_identities, plan.identities),
-    )
+    halves = (range(plan.train_identities), range(plan.train_identities, plan.identities))
     keys = [
         ((PEOPLE, person, camera, track), half)
         for half in halves
@@ -253,11 +243,8 @@ def run(args: argparse.Namespace) -> None:
     """
     plan = read_plan(args)
     root: Path = args.output
-    claim_output(root, {"source": "synthetic", "drawing": _DRAWING, **asdict(plan)})
-    folder = root / "images"
-    folder.mkdir(exist_ok=True)
-    present = images_present(folder)
-
+    receipt = {"source": "synthetic", "drawing": _DRAWING, **asdict(plan)}
+    folder, present = claim_output(root, receipt)
     trainval: list[str] = []
     test: list[str] = []
     marks: list[int] = []

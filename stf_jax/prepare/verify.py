@@ -1,9 +1,25 @@
-"""Everything checkable about a layout: `python -m stf_jax.prepare verify ROOT`."""
+"""Everything checkable about a layout: `python -m stf_jax.prepare verify ROOT`.
+
+Checks the partitions file (names, labels, marks, cameras, duplicates, queries without
+a match), and that every image is there and decodes; counts sizes, tracklet lengths and images of
+the same content. Prints a table, and one line for each finding.
+
+Exit status: 0, nothing to mend; 1, findings that must be mended; 2, could not be checked.
+Images of the same content and queries without a match are told, but need not be mistakes.
+
+example:
+  python -m stf_jax.prepare verify data/mars
+  python -m stf_jax.prepare verify data/mars --fix partitions_fixed.pkl
+
+--fix writes a second partitions file in ROOT, without the bad entries, and beside it NAME.dropped
+with a line for each of them; nothing that is there is changed or deleted.
+"""
 
 import argparse
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,31 +42,12 @@ from stf_jax.prepare.checking.entries import (
     list_names,
     write_mended,
 )
-from stf_jax.prepare.checking.images import ImageChecks, check_images
+from stf_jax.prepare.checking.images import ImageCheck, check_images
 from stf_jax.prepare.output import write_text
-
-DESCRIPTION = """\
-Checks a layout: the partitions file (names, labels, marks, cameras, duplicates, queries without
-a match), and that every image is there and decodes; counts sizes, tracklet lengths and images of
-the same content. Prints a table, and one line for each finding.
-
-Exit status: 0, nothing to mend; 1, findings that must be mended; 2, could not be checked.
-Images of the same content and queries without a match are told, but need not be mistakes.
-"""
-EPILOG = """\
-example:
-  python -m stf_jax.prepare verify data/mars
-  python -m stf_jax.prepare verify data/mars --fix partitions_fixed.pkl
-
---fix writes a second partitions file in ROOT, without the bad entries, and beside it NAME.dropped
-with a line for each of them; nothing that is there is changed or deleted.
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare verify` to a parser."""
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("root", type=Path, metavar="ROOT", help="the folder of partitions.pkl and images")
     add("--partitions", default="partitions.pkl", metavar="NAME", help="(default %(default)s)")
@@ -60,82 +57,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def layout_table(built: Mapping[str, TrackletTable]) -> str:
     """Counts of each subset, a column each."""
-    rows: dict[str, list[str]] = {}
-    for index, table in enumerate(built.values()):
-
-        def put(what: str, value: str | int, index: int = index) -> None:
-            cells = rows.setdefault(what, ["-"] * len(built))
-            cells[index] = value if isinstance(value, str) else f"{value:,}"
-
+    columns: list[dict[str, str | int]] = []
+    for table in built.values():
         lengths = table.lengths
-        put("tracklets", table.num_tracklets)
-        put("frames", table.num_frames)
-        put("identities", len(np.unique(table.person_ids)))
-        if table.num_labels:
-            put("labels", table.num_labels)
-        put("tracklet length, least", int(lengths.min()))
-        put("tracklet length, mean", f"{lengths.mean():.2f}")
-        put("tracklet length, most", int(lengths.max()))
-        marks = (("query", QUERY), ("gallery", GALLERY), ("multi-query", MULTI_QUERY))
-        for what, mark in marks:
-            if (table.marks >= 0).any():
-                put(f"{what} tracklets", int((table.marks == mark).sum()))
+        column = {
+            "tracklets": table.num_tracklets,
+            "frames": table.num_frames,
+            "identities": len(np.unique(table.person_ids)),
+            **({"labels": table.num_labels} if table.num_labels else {}),
+            "tracklet length, least": int(lengths.min()),
+            "tracklet length, mean": f"{lengths.mean():.2f}",
+            "tracklet length, most": int(lengths.max()),
+        }
+        if (table.marks >= 0).any():
+            marks = (("query", QUERY), ("gallery", GALLERY), ("multi-query", MULTI_QUERY))
+            column |= {f"{what} tracklets": int((table.marks == m).sum()) for what, m in marks}
         if (table.marks == QUERY).any():
             unmatched = unmatched_queries(table.person_ids, table.cameras, table.marks)
-            put("queries without a match", int(unmatched.sum()))
+            column["queries without a match"] = int(unmatched.sum())
+        columns.append(column)
+    rows: dict[str, list[str | int]] = {}
+    for what in chain(*columns):
+        rows[what] = [column.get(what, "-") for column in columns]
     every = sorted({int(c) for table in built.values() for c in np.unique(table.cameras)})
     for camera in every:
         rows[f"camera {camera} tracklets"] = [
-            f"{int((table.cameras == camera).sum()):,}" for table in built.values()
+            int((table.cameras == camera).sum()) for table in built.values()
         ]
     width = max(map(len, rows), default=0)
     lines = [" " * width + "".join(f"{subset:>12}" for subset in built)]
-    lines += [
-        f"{what:{width}}" + "".join(f"{c:>12}" for c in cells) for what, cells in rows.items()
-    ]
+    for what, cells in rows.items():
+        told = (cell if isinstance(cell, str) else f"{cell:,}" for cell in cells)
+        lines.append(f"{what:{width}}" + "".join(f"{cell:>12}" for cell in told))
     return "\n".join(lines)
 
 
-def image_lines(checks: ImageChecks) -> list[str]:
+def image_lines(checks: Sequence[ImageCheck]) -> list[str]:
     """Sizes and kinds of the images that decode."""
-    good = np.array([not problem for problem in checks.problems], bool)
-    lines = [f"images: {len(good):,} listed, {int(good.sum()):,} decode"]
-    if good.any():
-        sizes, counts = np.unique(checks.sizes[good], axis=0, return_counts=True)
-        (low, left), (high, right) = sizes.min(axis=0), sizes.max(axis=0)
-        often = sizes[np.argmax(counts)]
+    good = [check for check in checks if not check.problem]
+    lines = [f"images: {len(checks):,} listed, {len(good):,} decode"]
+    if good:
+        sizes = Counter(check.size for check in good)
+        (low, left), (high, right) = np.min([*sizes], axis=0), np.max([*sizes], axis=0)
+        often = max(sorted(sizes), key=lambda size: sizes[size])
         lines.append(
             f"sizes: height {low} to {high}, width {left} to {right}, {len(sizes):,} different; "
-            f"most often {often[0]} x {often[1]} ({counts.max():,} images)"
+            f"most often {often[0]} x {often[1]} ({sizes[often]:,} images)"
         )
-        kinds = Counter(kind for kind, ok in zip(checks.kinds, good, strict=True) if ok)
+        kinds = Counter(check.kind for check in good)
         told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
         lines.append(f"kinds: {told}")
     return lines
 
 
 def same_content(
-    checks: ImageChecks, names_of: Mapping[str, Sequence[str]], camera_digits: int
+    checks: Sequence[ImageCheck], names_of: Mapping[str, Sequence[str]], camera_digits: int
 ) -> list[str]:
     """Lines about images of the same bytes, by what they have in common."""
-    good = np.flatnonzero([not problem for problem in checks.problems])
-    if not len(good):
-        return []
-    parsed = parse_names(names_array([checks.names[k] for k in good]), camera_digits)
+    by_digest: defaultdict[int, list[str]] = defaultdict(list)
+    for check in checks:
+        if not check.problem:
+            by_digest[check.digest].append(check.name)
     training = {*names_of.get("train", ()), *names_of.get("trainval", ())}
     ranked = {*names_of.get("val", ()), *names_of.get("test", ())} - training
-    order = np.argsort(checks.digests[good], kind="stable")
-    digests = checks.digests[good][order]
-    starts = np.flatnonzero(np.append(True, digests[1:] != digests[:-1]))
-    found: dict[str, list[str]] = {}
-    for start, stop in zip(starts, np.append(starts[1:], len(order)), strict=True):
-        if stop - start == 1:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for _, names in sorted(by_digest.items()):
+        if len(names) == 1:
             continue
-        rows = order[start:stop]
-        names = [checks.names[good[row]] for row in rows]
-        people, cameras, tracks = (
-            {int(numbers[row]) for row in rows}
-            for numbers in (parsed.person_ids, parsed.cameras, parsed.tracks)
+        parsed = parse_names(names_array(names), camera_digits)
+        people, cameras, tracks = map(
+            set, (parsed.person_ids.tolist(), parsed.cameras.tolist(), parsed.tracks.tolist())
         )
         if not training.isdisjoint(names) and not ranked.isdisjoint(names):
             where = "in training and in ranked subsets"
@@ -145,7 +136,7 @@ def same_content(
             where = "in different tracklets of one identity"
         else:
             where = "within one tracklet"
-        found.setdefault(where, []).append(" = ".join(names[:3]))
+        found[where].append(" = ".join(names[:3]))
     return [
         f"same content: {len(groups):,} groups of images {where} ({examples(groups, 2)})"
         for where, groups in sorted(found.items())
@@ -207,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
     names = sorted(set().union(*names_of.values()))
     unlisted = _unlisted(image_dir, names)
     checks = check_images(image_dir, names, args.threads)
-    problems = {n: p for n, p in zip(checks.names, checks.problems, strict=True) if p}
+    problems = {check.name: check.problem for check in checks if check.problem}
     digits = values.get("camera_digits", 1)
 
     print(layout_table(built))

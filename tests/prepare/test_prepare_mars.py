@@ -13,7 +13,7 @@ from PIL import Image
 from stf_jax.data.layout.partitions import GALLERY, QUERY, load_layout
 from stf_jax.errors import UserError
 from stf_jax.prepare import mars, placing
-from stf_jax.prepare.published import mars_tables, official_counts
+from stf_jax.prepare.published import mars_tables, mat_files, official_counts
 
 OFFICIAL = Path(__file__).parents[1] / "fixtures" / "mars_info"
 
@@ -105,7 +105,7 @@ def test_all_official_counts_from_the_official_tables():
         path = OFFICIAL / f"tracks_{subset}_info.mat"
         tables[subset] = mars_tables.Table(path, OFFICIAL / f"{subset}_name.txt", names, rows)
         files[subset] = names
-    queries = mars_tables.read_query_rows(OFFICIAL, 12180)
+    queries = mat_files.read_query_rows(OFFICIAL / "query_IDX.mat", 12180, "tracks_test_info.mat")
     planned = mars.plan_tracklets(tables, files, queries)
     report = official_counts.comparison("MARS", mars.counts(planned), official_counts.MARS)
     assert report.endswith("all 34 official counts agree")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from stf_jax.errors import UserError
 from stf_jax.prepare import mot
+from stf_jax.prepare.__main__ import main
 from stf_jax.prepare.tracks import write_crops as mot_write
 
 HEIGHT, WIDTH = 24, 40
@@ -302,7 +303,7 @@ def test_one_camera_given_twice(two_cameras, tmp_path):
 
 def test_help_has_examples_and_a_split_is_required(two_cameras, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run("--help")
+        main(["mot", "--help"])
     assert stopped.value.code == 0
     assert "example" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:

@@ -101,7 +101,7 @@ def test_damaged_images_are_found_and_the_fix_leaves_only_them_out(root, capsys)
     damaged = damage_images(root)
     names = sorted(path.name for path in (root / "images").iterdir())
     checks = verify_images.check_images(root / "images", sorted({*names, *damaged}), threads=3)
-    found = {n: p for n, p in zip(checks.names, checks.problems, strict=True) if p}
+    found = {check.name: check.problem for check in checks if check.problem}
     assert found.keys() == damaged.keys()
     assert all(found[name].startswith(reason) for name, reason in damaged.items())
 

@@ -15,6 +15,10 @@ from stf_jax.files import atomic_write
 
 UNKNOWN_ID = -1
 
+_WEIGHTS = ("frame_weights", "intra_weights", "inter_weights")
+_OF_TRACKLETS = ("features", "person_ids", "cameras", "tracks", "marks", "titles", "num_frames")
+_OF_FRAMES = ("names", *_WEIGHTS)
+
 
 @dataclass(frozen=True)
 class TrackletFeatures:
@@ -65,10 +69,8 @@ class FeatureSet:
         lengths = np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         frames = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        of_tracklets = ("features", "person_ids", "cameras", "tracks", "marks", "titles")
-        of_frames = ("names", "frame_weights", "intra_weights", "inter_weights")
-        chosen = {name: getattr(self, name)[rows] for name in (*of_tracklets, "num_frames")}
-        chosen |= {name: getattr(self, name)[frames] for name in of_frames}
+        chosen = {name: getattr(self, name)[rows] for name in _OF_TRACKLETS}
+        chosen |= {name: getattr(self, name)[frames] for name in _OF_FRAMES}
         return dataclasses.replace(self, **chosen, offsets=offsets)
 
 
@@ -80,20 +82,15 @@ def feature_set(
     titles: np.ndarray | None = None,
 ) -> FeatureSet:
     """The tracklets of `table` with the features found; `titles` [N] is text, by default none."""
-    count = table.num_tracklets
     return FeatureSet(
-        features=found.features,
+        **vars(found),
         person_ids=table.person_ids,
         cameras=table.cameras,
         tracks=table.tracks,
         marks=table.marks,
-        titles=np.full(count, "", "U1") if titles is None else titles,
-        num_frames=found.num_frames,
+        titles=np.full(table.num_tracklets, "", "U1") if titles is None else titles,
         offsets=table.offsets,
         names=table.names,
-        frame_weights=found.frame_weights,
-        intra_weights=found.intra_weights,
-        inter_weights=found.inter_weights,
         image_dir=os.path.abspath(table.image_dir),
         chunk=chunk,
     )
@@ -130,10 +127,8 @@ def read_features(path: Path) -> FeatureSet:
     values |= {"image_dir": str(values["image_dir"]), "chunk": int(values["chunk"])}
     found = FeatureSet(**values)
     tracklets, frames = found.num_tracklets, len(found.names)
-    of_tracklets = ("cameras", "tracks", "marks", "titles", "num_frames", "features")
-    wrong = [name for name in of_tracklets if len(getattr(found, name)) != tracklets]
-    weights = ("frame_weights", "intra_weights", "inter_weights")
-    wrong += [name for name in weights if len(getattr(found, name)) != frames]
+    wrong = [name for name in _OF_TRACKLETS if len(getattr(found, name)) != tracklets]
+    wrong += [name for name in _WEIGHTS if len(getattr(found, name)) != frames]
     if len(found.offsets) != tracklets + 1 or found.offsets[-1] != frames:
         wrong.append("offsets")
     if wrong:
@@ -161,12 +156,9 @@ def relative_weights(features: FeatureSet, row: int) -> dict[str, Float32[np.nda
     """
     frames = slice(int(features.offsets[row]), int(features.offsets[row + 1]))
     found = {}
-    for label, name in (
-        ("intra", "intra_weights"),
-        ("inter", "inter_weights"),
-        ("both", "frame_weights"),
-    ):
-        weights = getattr(features, name)[frames].astype(np.float32)
+    of_kinds = (features.intra_weights, features.inter_weights, features.frame_weights)
+    for label, all_weights in zip(("intra", "inter", "both"), of_kinds, strict=True):
+        weights = all_weights[frames].astype(np.float32)
         if np.isnan(weights).all():
             continue
         for start in range(0, len(weights), features.chunk):

@@ -1,6 +1,5 @@
 """Pictures of scores, drawn without a display."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,20 +13,14 @@ from stf_jax.evaluation.arguments import ArgumentError
 # Okabe and Ito's colours, told apart with colour-blind eyes; the line style helps in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
+_MAX_RANK = 20
 
 
-def plot_cmc(
-    curves: Mapping[str, ArrayLike],
-    path: Path,
-    *,
-    title: str = "",
-    max_rank: int = 20,
-    dpi: int = 120,
-) -> None:
+def plot_cmc(curves: Mapping[str, ArrayLike], path: Path, *, title: str = "") -> None:
     """Draw CMC curves (label -> [k] in [0, 1], rank-1 first) into one picture file.
 
-    A curve shorter than `max_rank` ends early; an undefined one (NaN) is named in the legend only.
-    The format follows the suffix of `path`: .png, .pdf, .svg.
+    They go to rank 20 or end early; an undefined one (NaN) is named in the legend only. The format
+    follows the suffix of `path`: .png, .pdf, .svg.
 
     Raises:
         ArgumentError: (a ValueError) no curve, or one that is empty or not one-dimensional.
@@ -39,7 +32,7 @@ def plot_cmc(
     axes = figure.add_subplot()
     low = 1.0
     for number, (label, curve) in enumerate(curves.items()):
-        values = np.asarray(curve, np.float64)[:max_rank]
+        values = np.asarray(curve, np.float64)[:_MAX_RANK]
         if values.ndim != 1 or not len(values):
             raise ArgumentError(f"curves: {label!r} has shape {np.shape(curve)}; expected [k]")
         if np.isfinite(values[0]):
@@ -56,13 +49,12 @@ def plot_cmc(
             markersize=3,
             label=label.replace("$", r"\$"),
         )
-    axes.set_xlim(0.5, max_rank + 0.5)
+    axes.set_xlim(0.5, _MAX_RANK + 0.5)
     axes.set_ylim(max(0.0, 100 * low - 5), 101)
-    every = 5 * max(1, math.ceil(max_rank / 50))
-    axes.set_xticks([1, *range(every, max_rank + 1, every)])
+    axes.set_xticks([1, *range(5, _MAX_RANK + 1, 5)])
     axes.set_xlabel("rank")
     axes.set_ylabel("queries matched within the rank (%)")
     axes.set_title(title.replace("$", r"\$"))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=dpi)
+    figure.savefig(path, dpi=120)

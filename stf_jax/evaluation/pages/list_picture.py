@@ -36,6 +36,7 @@ SUFFIXES = (".pdf", ".png", ".svg")
 
 _FRAME = (64, 128)  # pixels of a frame
 _INCHES = 0.42  # width of a frame
+_DPI = 200  # of a .png, and of the photographs in the others
 _KINDS = (("intra", "#56B4E9", ""), ("inter", "#E69F00", "////"), ("both", "#222222", ""))
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
 
@@ -51,7 +52,6 @@ def ranked_list_picture(
     distances: Sequence[float] | np.ndarray | None = None,
     frames: int = 5,
     weights: bool = True,
-    dpi: int = 200,
 ) -> None:
     """Draw a query above its `entries`, nearest first, two strips a row; format by suffix.
 
@@ -66,7 +66,6 @@ def ranked_list_picture(
         distances: written beside the entries.
         frames: of each strip, at most.
         weights: draw each frame's attention weight below it, 1 (the dotted line) being the mean.
-        dpi: of a .png, and of the photographs in the others.
 
     Raises:
         ArgumentError: (a ValueError) a suffix of another format, or no entry.
@@ -103,7 +102,7 @@ def ranked_list_picture(
             below.set_ylim(0, highest)
     if kinds and columns > 1:
         _legend(figure.add_subplot(grid[0, 1]), kinds)
-    figure.savefig(path, dpi=dpi)
+    figure.savefig(path, dpi=_DPI)
 
 
 def _draw_strip(
@@ -124,15 +123,9 @@ def _draw_strip(
     colour = "black" if known is None else _RIGHT if known else _WRONG
     if known is not None:
         title += "  \N{CHECK MARK} right" if known else "  \N{BALLOT X} wrong"
-    style = "-" if known in (None, True) else (0, (3, 2))
-    axes.plot(
-        [0, wide, wide, 0, 0],
-        [0, 0, 2, 2, 0],
-        color=colour,
-        linestyle=style,
-        linewidth=1 if known is None else 2,
-        clip_on=False,
-    )
+    xs, ys = (0, wide, wide, 0, 0), (0, 0, 2, 2, 0)
+    style, line = "-" if known in (None, True) else (0, (3, 2)), 1 if known is None else 2
+    axes.plot(xs, ys, color=colour, linestyle=style, linewidth=line, clip_on=False)
     axes.set_title(title, fontsize=6, loc="left", pad=2, color=colour, fontfamily=["DejaVu Sans"])
 
 

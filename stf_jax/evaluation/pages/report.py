@@ -31,7 +31,7 @@ from stf_jax.files import atomic_write
 PAGE_FILE = "index.html"
 STRIPS_FOLDER = "strips"
 TOP = 10  # entries of a ranked list that are shown
-FRAMES = 5  # of a film strip
+FRAMES = 5  # of a film strip, at most
 
 _STRIP_NAME = re.compile(r"[qg][0-9]{6,}\.jpg(\.[0-9a-f]{8}\.part)?")
 _KINDS = ("intra", "inter", "both")
@@ -83,11 +83,7 @@ def outcomes(
 
 
 def write_report(
-    folder: Path,
-    content: ReportContent,
-    *,
-    frames: int = FRAMES,
-    read_images: ReadImages | None = None,
+    folder: Path, content: ReportContent, *, read_images: ReadImages | None = None
 ) -> Path:
     """Write the page and its strips into `folder` (made if need be); returns the page's path.
 
@@ -96,21 +92,17 @@ def write_report(
     Args:
         folder: of the report.
         content: what it shows.
-        frames: of a film strip, at most.
         read_images: gives the bytes of image files that are in no folder.
     """
     strips = folder / STRIPS_FOLDER
     strips.mkdir(parents=True, exist_ok=True)
     shown = np.unique(content.lists.entries[content.lists.entries >= 0])
     everyone = np.arange(content.query.num_tracklets)
-    query_strips = write_strips(content.query, everyone, strips, "q", frames, read_images)
-    gallery_strips = write_strips(content.gallery, shown, strips, "g", frames, read_images)
+    query_strips = write_strips(content.query, everyone, strips, "q", FRAMES, read_images)
+    gallery_strips = write_strips(content.gallery, shown, strips, "g", FRAMES, read_images)
     tracklets = {
-        "q": [_tracklet(content.query, row, query_strips[row], frames) for row in query_strips],
-        "g": {
-            row: _tracklet(content.gallery, row, gallery_strips[row], frames)
-            for row in gallery_strips
-        },
+        "q": [_tracklet(content.query, row, strip) for row, strip in query_strips.items()],
+        "g": {row: _tracklet(content.gallery, row, s) for row, s in gallery_strips.items()},
     }
     page = folder / PAGE_FILE
     with atomic_write(page) as temporary:
@@ -136,28 +128,27 @@ def _environment() -> Environment:
 
 
 def _render(content: ReportContent, tracklets: Mapping[str, Any]) -> str:
-    environment = _environment()
-    assert environment.loader is not None
-    style, script = (
-        environment.loader.get_source(environment, name)[0] for name in ("report.css", "report.js")
-    )
+    here = Path(__file__)
     scoring = content.scoring
-    kinds = _kinds(tracklets)
+    shown = [tracklet["weights"] for tracklet in (*tracklets["q"], *tracklets["g"].values())]
+    kinds = [kind for kind in _KINDS if any(kind in weights for weights in shown)]
+    values = [v for weights in shown for each in weights.values() for v in each if v is not None]
     data = {
         "labelled": scoring is not None,
         "frame": [FRAME_WIDTH, FRAME_HEIGHT],
         "kinds": kinds,
-        "full": _full_bar(tracklets),
+        "full": max([200, *values]),  # the weight of a full bar: twice the mean, or the largest
         "folder": STRIPS_FOLDER,
         "tracklets": tracklets,
         "queries": [_query(content, row) for row in range(content.query.num_tracklets)],
     }
-    return environment.get_template("report.html.jinja").render(
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
         title=content.title,
         notes=content.notes,
         list_notes=content.list_notes,
-        style=style,
-        script=script,
+        style=here.with_name("report.css").read_text(encoding="utf-8"),
+        script=here.with_name("report.js").read_text(encoding="utf-8"),
         data=data,
         kinds=kinds,
         labelled=scoring is not None,
@@ -197,9 +188,9 @@ def _score_parts(scoring: Scoring | None) -> dict[str, Any]:
     }
 
 
-def _tracklet(features: FeatureSet, row: int, strip: str, count: int) -> dict[str, Any]:
+def _tracklet(features: FeatureSet, row: int, strip: str) -> dict[str, Any]:
     """What the page says of one tracklet; weights in hundredths of their chunk's mean."""
-    chosen = strip_frames(features, row, count)
+    chosen = strip_frames(features, row, FRAMES)
     weights = relative_weights(features, row)
     return {
         "name": tracklet_name(features, row),
@@ -213,28 +204,6 @@ def _tracklet(features: FeatureSet, row: int, strip: str, count: int) -> dict[st
             for kind, values in weights.items()
         },
     }
-
-
-def _every_tracklet(tracklets: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    yield from tracklets["q"]
-    yield from tracklets["g"].values()
-
-
-def _kinds(tracklets: Mapping[str, Any]) -> list[str]:
-    there = {kind for tracklet in _every_tracklet(tracklets) for kind in tracklet["weights"]}
-    return [kind for kind in _KINDS if kind in there]
-
-
-def _full_bar(tracklets: Mapping[str, Any]) -> int:
-    """The weight that fills the height, in hundredths: twice the mean, or the largest shown."""
-    values = [
-        value
-        for tracklet in _every_tracklet(tracklets)
-        for weights in tracklet["weights"].values()
-        for value in weights
-        if value is not None
-    ]
-    return max(200, *values) if values else 200
 
 
 def _query(content: ReportContent, row: int) -> dict[str, Any]:

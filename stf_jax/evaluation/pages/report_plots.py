@@ -57,37 +57,30 @@ def _svg(figure: Figure, name: str) -> str:
     for number, colour in enumerate(_SERIES):
         svg = svg.replace(colour, f"var(--series-{number})")
     # Labels are text in the page's own font; a screen reader gets the caption and the table.
-    svg = re.sub(r"(font-family:|font: [0-9.]+px) *'[^;\"]*", _font, svg)
+    svg = re.sub(r"(font-family:|font: [0-9.]+px) *'[^;\"]*", r"\1 system-ui, sans-serif", svg)
     return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
 
 
-def _font(found: re.Match[str]) -> str:
-    return f"{found[1]} system-ui, sans-serif"
-
-
-def _plain(label: str) -> str:
-    return label.replace("$", r"\$")
-
-
-def cmc_svg(curves: Mapping[str, Sequence[float | None]], *, max_rank: int = 20) -> str | None:
-    """CMC curves, label -> [k] in [0, 1], rank-1 first; None where none is defined."""
-    figure, axes = _figure()
-    drawn = 0
-    for number, (label, curve) in enumerate(curves.items()):
-        values = [value for value in curve[:max_rank] if value is not None]
-        if not values:
-            continue
+def _curve(axes: Axes, number: int, label: str, points: Sequence[tuple[float, float]]) -> None:
+    """Draws curve `number` through `points`, if there are any."""
+    if points:
         axes.plot(
-            np.arange(1, len(values) + 1),
-            100 * np.asarray(values),
+            *zip(*points, strict=True),
             color=_SERIES[number % len(_SERIES)],
             linestyle=_STYLES[number % len(_STYLES)],
-            marker="o",
+            marker="o" if len(points) <= _MARKED else "",
             markersize=3,
-            label=_plain(label),
+            label=label.replace("$", r"\$"),
         )
-        drawn += 1
-    if not drawn:
+
+
+def cmc_svg(curves: Mapping[str, Sequence[float | None]]) -> str | None:
+    """CMC curves to rank 20, label -> [k] in [0, 1], rank-1 first; None where none is defined."""
+    figure, axes = _figure()
+    for number, (label, curve) in enumerate(curves.items()):
+        values = [value for value in curve[:20] if value is not None]
+        _curve(axes, number, label, [(k, 100 * value) for k, value in enumerate(values, 1)])
+    if not axes.lines:
         return None
     axes.set_xlabel("rank")
     axes.set_ylabel("queries matched (%)")
@@ -113,29 +106,16 @@ def training_svgs(metrics: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     found = {}
     for place, (caption, keys, axis, percent) in enumerate(wanted):
         figure, axes = _figure(4.4, 2.7)
-        drawn = 0
         for number, key in enumerate(keys):
             points = [(e["step"], e[key]) for e in entries if _is_number(e.get(key))]
-            if not points:
-                continue
-            steps, values = zip(*points, strict=True)
-            axes.plot(
-                steps,
-                values,
-                color=_SERIES[number % len(_SERIES)],
-                linestyle=_STYLES[number % len(_STYLES)],
-                marker="o" if len(points) <= _MARKED else "",
-                markersize=3,
-                label=_plain(key),
-            )
-            drawn += 1
-        if not drawn:
+            _curve(axes, number, key, points)
+        if not axes.lines:
             continue
         axes.set_xlabel("step")
         axes.set_ylabel(axis)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
-        if drawn > 1:
+        if len(axes.lines) > 1:
             axes.legend(loc="best", fontsize=8)
         found[caption] = _svg(figure, f"training-{place}")
     return found
@@ -144,9 +124,8 @@ def training_svgs(metrics: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def histogram_svg(histogram: DistanceHistogram) -> str:
     """Shares of matches and of non-matches by distance, each summing to 1."""
     figure, axes = _figure()
-    for number, (label, counts) in enumerate(
-        (("matches", histogram.matches), ("non-matches", histogram.others))
-    ):
+    kinds = (("matches", histogram.matches), ("non-matches", histogram.others))
+    for number, (label, counts) in enumerate(kinds):
         shares = 100 * counts / max(1, counts.sum())
         axes.stairs(
             shares,

@@ -1,11 +1,10 @@
 """The entries of a partitions file one by one: which are bad and why, and a file without them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from stf_jax.data.layout.checks import (
     GALLERY,
@@ -155,7 +154,4 @@ def counts_by_reason(entries: Sequence[Entries]) -> dict[str, int]:
         for name, reason in zip(subset.names, subset.reasons, strict=True)
         if reason
     }
-    kinds, counts = np.unique(
-        [reason.split(" (", 1)[0] for reason in reasons.values()], return_counts=True
-    )
-    return dict(zip(kinds.tolist(), counts.tolist(), strict=True))
+    return dict(sorted(Counter(reason.split(" (", 1)[0] for reason in reasons.values()).items()))

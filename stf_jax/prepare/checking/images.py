@@ -2,15 +2,12 @@
 
 import hashlib
 import io
-import os
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Int32, UInt64
 from PIL import Image
 from tqdm import tqdm
 
@@ -20,15 +17,15 @@ FORMATS = ("JPEG", "PNG")
 _BLOCK = 64
 
 
-@dataclass(frozen=True)
-class ImageChecks:
-    """What was found in each of `names`, in their order."""
+@dataclass(slots=True)
+class ImageCheck:
+    """What was found in one image file."""
 
-    names: tuple[str, ...]
-    problems: tuple[str, ...]  # why it is of no use; "" where it decodes
-    kinds: tuple[str, ...]  # format and mode, "JPEG RGB"; "" where it could not be opened
-    sizes: Int32[np.ndarray, "n 2"]  # height, width; 0 where it could not be opened
-    digests: UInt64[np.ndarray, " n"]  # of the bytes; 0 where there are none
+    name: str
+    problem: str = ""  # why it is of no use; "" where it decodes
+    kind: str = ""  # format and mode, "JPEG RGB"; "" where it could not be opened
+    size: tuple[int, int] = (0, 0)  # height, width; 0 where it could not be opened
+    digest: int = 0  # of the bytes, 64 bits; 0 where there are none
 
 
 def _is_whole(data: bytes, kind: str) -> bool:
@@ -52,45 +49,38 @@ def _is_whole(data: bytes, kind: str) -> bool:
     return False
 
 
-def _check(path: str) -> tuple[str, str, int, int, int]:
-    """Problem, kind, height, width and digest of one file."""
+def _check(path: Path) -> ImageCheck:
+    check = ImageCheck(path.name)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = path.read_bytes()
     except FileNotFoundError:
-        return "missing", "", 0, 0, 0
+        check.problem = "missing"
+        return check
     except OSError as error:
-        return f"cannot be read ({error.strerror})", "", 0, 0, 0
+        check.problem = f"cannot be read ({error.strerror})"
+        return check
     if not data:
-        return "empty file", "", 0, 0, 0
-    digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-    kind, height, width = "", 0, 0
+        check.problem = "empty file"
+        return check
+    check.digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            kind, (width, height) = f"{image.format} {image.mode}", image.size
+            check.kind, check.size = f"{image.format} {image.mode}", (image.height, image.width)
             if image.format not in FORMATS:
-                return f"is {image.format}, not JPEG or PNG", kind, height, width, digest
+                check.problem = f"is {image.format}, not JPEG or PNG"
+                return check
             image.load()
             if not _is_whole(data, image.format):
-                return (
-                    "does not decode (its end is missing or damaged)",
-                    kind,
-                    height,
-                    width,
-                    digest,
-                )
+                check.problem = "does not decode (its end is missing or damaged)"
     except Exception as error:  # Pillow raises whatever the bytes lead it into
-        reason = "not an image" if not kind else f"does not decode ({error!s:.60})"
-        return reason, kind, height, width, digest
-    return "", kind, height, width, digest
+        check.problem = f"does not decode ({error!s:.60})" if check.kind else "not an image"
+    return check
 
 
-def _check_block(folder: str, names: Sequence[str]) -> list[tuple[str, str, int, int, int]]:
-    return [_check(os.path.join(folder, name)) for name in names]
-
-
-def check_images(folder: Path, names: Sequence[str], threads: int | None = None) -> ImageChecks:
-    """Reads and decodes each image whole.
+def check_images(
+    folder: Path, names: Sequence[str], threads: int | None = None
+) -> list[ImageCheck]:
+    """Reads and decodes each image whole; what was found, in the order of `names`.
 
     Args:
         folder: of the images.
@@ -99,17 +89,10 @@ def check_images(folder: Path, names: Sequence[str], threads: int | None = None)
             Python's lock, so that threads suffice.
     """
     blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
-    rows: list[tuple[str, str, int, int, int]] = []
+    checks: list[ImageCheck] = []
     bar = tqdm(total=len(names), desc="images", unit="image", disable=None)
-    workers = threads or usable_cores()
-    with bar, ThreadPoolExecutor(workers) as pool:
-        for found in pool.map(lambda block: _check_block(os.fspath(folder), block), blocks):
-            rows.extend(found)
+    with bar, ThreadPoolExecutor(threads or usable_cores()) as pool:
+        for found in pool.map(lambda block: [_check(folder / name) for name in block], blocks):
+            checks += found
             bar.update(len(found))
-    return ImageChecks(
-        names=tuple(names),
-        problems=tuple(row[0] for row in rows),
-        kinds=tuple(row[1] for row in rows),
-        sizes=np.array([row[2:4] for row in rows], np.int32).reshape(-1, 2),
-        digests=np.array([row[4] for row in rows], np.uint64),
-    )
+    return checks

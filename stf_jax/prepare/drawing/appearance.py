@@ -8,6 +8,12 @@ from stf_jax.prepare.drawing.exact import between, chance, generator
 
 Colour = tuple[int, int, int]
 
+
+def colours(text: str) -> tuple[Colour, ...]:
+    """Colours from words of hexadecimal digits: `1e1e22` is (30, 30, 34)."""
+    return tuple((c[0], c[1], c[2]) for c in map(bytes.fromhex, text.split()))
+
+
 PATTERNS = (
     "plain",
     "hoops",
@@ -28,51 +34,14 @@ HAIRCUTS = ("short", "long", "bald", "ponytail", "bun")
 HATS = ("none", "cap", "beanie", "hood")
 LEGWEAR = ("trousers", "shorts", "skirt", "long_skirt")
 
-_CLOTH: tuple[Colour, ...] = (
-    (30, 30, 34),
-    (70, 72, 78),
-    (140, 142, 146),
-    (226, 224, 218),
-    (28, 38, 78),
-    (46, 84, 160),
-    (124, 168, 214),
-    (26, 110, 112),
-    (34, 94, 48),
-    (112, 118, 50),
-    (222, 192, 60),
-    (224, 124, 40),
-    (190, 36, 40),
-    (106, 26, 44),
-    (222, 130, 160),
-    (106, 58, 132),
-    (96, 64, 42),
-    (204, 180, 140),
+_CLOTH = colours(
+    "1e1e22 46484e 8c8e92 e2e0da 1c264e 2e54a0 7ca8d6 1a6e70 225e30 707632 dec03c e07c28 "
+    "be2428 6a1a2c de82a0 6a3a84 60402a ccb48c"
 )
-_LEG_CLOTH: tuple[Colour, ...] = (
-    (32, 34, 40),
-    (44, 58, 96),
-    (88, 110, 150),
-    (104, 100, 94),
-    (176, 160, 128),
-    (78, 56, 40),
-    (206, 204, 198),
-    (66, 78, 50),
-)
-_SKIN: tuple[Colour, ...] = (
-    (238, 204, 178),
-    (222, 180, 148),
-    (190, 140, 104),
-    (142, 96, 66),
-    (94, 62, 44),
-)
-_HAIR: tuple[Colour, ...] = (
-    (26, 22, 22),
-    (62, 42, 28),
-    (112, 76, 44),
-    (196, 160, 96),
-    (150, 148, 146),
-    (128, 56, 28),
-)
+_LEG_CLOTH = colours("202228 2c3a60 586e96 68645e b0a080 4e3828 ceccc6 424e32")
+_SKIN = colours("eeccb2 deb494 be8c68 8e6042 5e3e2c")
+_HAIR = colours("1a1616 3e2a1c 704c2c c4a060 969492 80381c")
+_SHOES = colours("18181a 402c20 dcdcdc 962828")
 
 BLOCK = 8
 """People per block; the look-alikes of a block wear the same colours."""
@@ -125,14 +94,8 @@ class Appearance:
 
 
 def _pick(rng: np.random.Generator, choices: tuple, weights: tuple[int, ...] | None = None):
-    if weights is None:
-        return choices[between(rng, 0, len(choices) - 1)]
-    draw = between(rng, 0, sum(weights) - 1)
-    for choice, weight in zip(choices, weights, strict=True):
-        if draw < weight:
-            return choice
-        draw -= weight
-    raise AssertionError("weights are whole numbers")
+    ends = np.cumsum(weights or [1] * len(choices))
+    return choices[np.searchsorted(ends, between(rng, 0, ends[-1] - 1), side="right")]
 
 
 def _dyed(rng: np.random.Generator, colour: Colour, spread: int) -> Colour:
@@ -153,7 +116,7 @@ def _draw_outfit(rng: np.random.Generator) -> Outfit:
         top=_dyed(rng, top, 12),
         second=_dyed(rng, second, 12),
         legs=_dyed(rng, _pick(rng, _LEG_CLOTH), 12),
-        shoes=_pick(rng, ((24, 24, 26), (64, 44, 32), (220, 220, 220), (150, 40, 40))),
+        shoes=_pick(rng, _SHOES),
         accent=_dyed(rng, accent, 12),
         skin=_dyed(rng, _pick(rng, _SKIN), 6),
         hair=_dyed(rng, _pick(rng, _HAIR), 6),

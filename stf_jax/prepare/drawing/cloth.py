@@ -138,10 +138,6 @@ def _draw_logo(
         fill_polygon(image, points, ink)
 
 
-def _rgba(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGBA")).copy()
-
-
 def _top(person: Appearance) -> np.ndarray:
     outfit = person.outfit
     first, second = outfit.top, outfit.second
@@ -178,20 +174,15 @@ def _top(person: Appearance) -> np.ndarray:
     neck = darker(outfit.skin, 92)
     for x in (0, TURN):  # neckline
         draw.ellipse((x - 20, -14, x + 20, 12), fill=neck)
-    return _rgba(image)
+    return np.asarray(image.convert("RGBA"))
 
 
 def _skirt(person: Appearance) -> np.ndarray:
     outfit = person.outfit
     image = Image.new("RGB", (TURN, ROWS))
-    draw_pattern(
-        image,
-        person.skirt_pattern,
-        outfit.legs,
-        legible(outfit.accent, outfit.legs),
-        max(2, person.cycles - 1),
-    )
-    return _rgba(image)
+    second = legible(outfit.accent, outfit.legs)
+    draw_pattern(image, person.skirt_pattern, outfit.legs, second, max(2, person.cycles - 1))
+    return np.asarray(image.convert("RGBA"))
 
 
 def _head(person: Appearance) -> np.ndarray:
@@ -230,7 +221,7 @@ def _head(person: Appearance) -> np.ndarray:
         draw.rectangle((0, 0, TURN, 9), fill=outfit.top)
         draw.rectangle((0, 0, 80, 63), fill=outfit.top)
         draw.rectangle((176, 0, TURN, 63), fill=outfit.top)
-    return np.roll(_rgba(image), -128, axis=1)
+    return np.roll(np.asarray(image.convert("RGBA")), -128, axis=1)
 
 
 def _long_hair(person: Appearance) -> np.ndarray:
@@ -240,7 +231,7 @@ def _long_hair(person: Appearance) -> np.ndarray:
     draw.rectangle((58, 0, 198, 63), fill=(*colour, 255))
     for x in range(62, 198, 14):  # strands
         draw.rectangle((x - 1, 0, x + 1, 63), fill=(*darker(colour, 80), 255))
-    return np.asarray(image).copy()
+    return np.asarray(image)
 
 
 def _backpack(person: Appearance) -> np.ndarray:
@@ -252,7 +243,7 @@ def _backpack(person: Appearance) -> np.ndarray:
     draw.rectangle((92, 40, 164, 42), fill=darker(colour, 50))
     if person.cuffs:  # a reflecting strip, on some
         draw.rectangle((80, 16, 176, 21), fill=(232, 232, 220))
-    return _rgba(image)
+    return np.asarray(image.convert("RGBA"))
 
 
 def make_wardrobe(person: Appearance) -> Wardrobe:

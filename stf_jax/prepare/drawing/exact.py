@@ -18,16 +18,10 @@ UNIT = 1024
 """The value of `sine(64)`."""
 
 
-def _sine_table() -> tuple[int, ...]:
-    # Bhaskara's rational approximation, off by at most 0.0017: exact in integers.
-    half = TURN // 2
-    rise = [
-        16 * UNIT * k * (half - k) // (5 * half * half - 4 * k * (half - k)) for k in range(half)
-    ]
-    return tuple(rise + [-value for value in rise])
-
-
-_SINE = _sine_table()
+# Bhaskara's rational approximation, off by at most 0.0017: exact in integers.
+_PAIRS = [k * (TURN // 2 - k) for k in range(TURN // 2)]
+_HALF_SINE = [16 * UNIT * pair // (5 * (TURN // 2) ** 2 - 4 * pair) for pair in _PAIRS]
+_SINE = (*_HALF_SINE, *(-value for value in _HALF_SINE))
 
 
 def sine(angle: int) -> int:

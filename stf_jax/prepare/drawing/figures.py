@@ -126,24 +126,12 @@ def _tube(
     pixels = surface[source_rows[:, None], (angle - view.stance.heading) % TURN]
     brightness = _BRIGHTNESS[angle - view.stance.light + 128]
     shaded = pixels[..., :3] * brightness[..., None] >> 8  # at most 255 * 256: fits 16 bits
-    mask = pixels[..., 3] * seen
-    view.canvas.paste(
-        Image.fromarray(shaded.astype(np.uint8)),
-        (x - reach, top),
-        Image.fromarray(mask),
-    )
+    mask = Image.fromarray(pixels[..., 3] * seen)
+    view.canvas.paste(Image.fromarray(shaded.astype(np.uint8)), (x - reach, top), mask)
 
 
 # By angle to the light, -128..128: 256 is the plain colour.
 _BRIGHTNESS = np.array([184 + 72 * cosine(a) // UNIT for a in range(-128, 129)], dtype=np.uint16)
-
-
-@dataclass(frozen=True)
-class _Joints:
-    hip: tuple[int, int, int]
-    knee: tuple[int, int, int]
-    ankle: tuple[int, int, int]
-    toe: tuple[int, int, int]
 
 
 def _swing(start: tuple[int, int, int], length: int, angle: int) -> tuple[int, int, int]:
@@ -151,7 +139,8 @@ def _swing(start: tuple[int, int, int], length: int, angle: int) -> tuple[int, i
     return forward + length * sine(angle) // UNIT, left, up - length * cosine(angle) // UNIT
 
 
-def _leg_joints(person: Appearance, stance: Stance, side: int) -> _Joints:
+def _leg_joints(person: Appearance, stance: Stance, side: int) -> tuple[tuple[int, int, int], ...]:
+    """Hip, knee, ankle and toe."""
     phase = stance.phase if side > 0 else stance.phase + TURN // 2
     swing = 0 if stance.standing else person.stride * sine(phase) // UNIT
     lifted = 0 if stance.standing else max(0, cosine(phase))
@@ -161,20 +150,13 @@ def _leg_joints(person: Appearance, stance: Stance, side: int) -> _Joints:
     knee = _swing(hip, thigh, swing)
     ankle = _swing(knee, shin, swing - flex)
     toe = _swing(ankle, 78, 60 + swing - flex if lifted else 60)
-    return _Joints(hip, knee, ankle, toe)
-
-
-def _lowered(point: tuple[int, int, int], by: int) -> tuple[int, int, int]:
-    return point[0], point[1], point[2] - by
+    return hip, knee, ankle, toe
 
 
 def _draw_leg(view: _View, person: Appearance, side: int, drop: int) -> None:
     outfit = person.outfit
     joints = _leg_joints(person, view.stance, side)
-    hip, knee, ankle, toe = (
-        view.point(*_lowered(point, drop))
-        for point in (joints.hip, joints.knee, joints.ankle, joints.toe)
-    )
+    hip, knee, ankle, toe = (view.point(forward, left, up - drop) for forward, left, up in joints)
     girth = person.girth
     bare = outfit.legwear != "trousers"
     thigh = outfit.skin if outfit.legwear in ("skirt", "long_skirt") else outfit.legs
@@ -183,11 +165,8 @@ def _draw_leg(view: _View, person: Appearance, side: int, drop: int) -> None:
     widths = (58 * girth // 1000, 43 * girth // 1000, 29 * girth // 1000)
     _limb(view, (hip, knee, ankle), widths, (thigh, shin))
     if outfit.legwear == "trousers" and person.cuffs:
-        near = (
-            ankle[0] + (knee[0] - ankle[0]) * 22 // 100,
-            ankle[1] + (knee[1] - ankle[1]) * 22 // 100,
-        )
-        _limb(view, (near, ankle), (37 * girth // 1000, 33 * girth // 1000), (outfit.accent,))
+        x, y = (a + (b - a) * 22 // 100 for a, b in zip(ankle, knee, strict=True))
+        _limb(view, ((x, y), ankle), (37 * girth // 1000, 33 * girth // 1000), (outfit.accent,))
     # The outer seam shows unless the other leg's side faces the camera.
     outer = -side * sine(view.stance.heading)
     if bare or not person.side_stripe or outer <= -UNIT // 3:
@@ -204,11 +183,8 @@ def _draw_arm(view: _View, person: Appearance, side: int, drop: int) -> None:
     carries = person.bag == "shopping" and side == person.bag_side
     if carries:
         swing //= 3
-    shoulder = (
-        0,
-        side * (100 * person.girth // 1000 + 12),
-        805 * person.height // 1000 - drop,
-    )
+    aside = side * (100 * person.girth // 1000 + 12)
+    shoulder = (0, aside, 805 * person.height // 1000 - drop)
     elbow = _swing(shoulder, 165 * person.height // 1000, swing)
     elbow = (elbow[0], elbow[1] + side * 14, elbow[2])
     wrist = _swing(elbow, 150 * person.height // 1000, swing + (2 if carries else 12))
@@ -277,8 +253,7 @@ def draw_person(
     """Draws a person into an RGB canvas, in place; whatever lies outside is cut off."""
     view = _View(canvas, ImageDraw.Draw(canvas), stance)
     # The lower foot stands on the ground; the body falls and rises with the steps.
-    soles = [_leg_joints(person, stance, side).ankle[2] for side in (-1, 1)]
-    drop = min(soles) - 24
+    drop = min(_leg_joints(person, stance, side)[2][2] for side in (-1, 1)) - 24  # the ankles
     away = cosine(stance.heading) < 0
     near = -1 if sine(stance.heading) > 0 else 1
 
@@ -304,11 +279,9 @@ def draw_person(
         flare = hips + 34 + (stepping if person.outfit.legwear == "skirt" else 2 * stepping)
         up = (530 * height // 1000 - drop, end * height // 1000 - drop)
         _tube(view, wardrobe.skirt, (0, 0), up, ((0, hips - 8), (300, hips + 10), (1000, flare)))
-    neck = (
-        view.point(0, 0, 800 * height // 1000 - drop),
-        view.point(8, 0, 890 * height // 1000 - drop),
-    )
-    _limb(view, neck, (36, 34), (darker(person.outfit.skin, 90),))
+    low = view.point(0, 0, 800 * height // 1000 - drop)
+    high = view.point(8, 0, 890 * height // 1000 - drop)
+    _limb(view, (low, high), (36, 34), (darker(person.outfit.skin, 90),))
     chest = view.breadth(120 * girth // 1000, 86 * girth // 1000)
     waist = view.breadth(98 * girth // 1000, 80 * girth // 1000)
     profile = ((0, chest * 46 // 100), (40, chest * 80 // 100), (110, chest), (350, chest - 4))

@@ -11,7 +11,7 @@ from stf_jax.prepare.drawing.appearance import Appearance, draw_appearance
 from stf_jax.prepare.drawing.cloth import Wardrobe, darker, make_wardrobe
 from stf_jax.prepare.drawing.exact import between, generator
 from stf_jax.prepare.drawing.figures import Stance, draw_person
-from stf_jax.prepare.drawing.passages import Moment, Passage, decide_passage
+from stf_jax.prepare.drawing.passages import Moment, decide_passage
 from stf_jax.prepare.drawing.scenes import Camera, draw_camera, take_picture
 from stf_jax.prepare.drawing.streets import draw_obstacle, draw_street
 from stf_jax.prepare.output import whole_file
@@ -66,16 +66,6 @@ def _set_up(film: Film, number: int) -> tuple[Camera, Image.Image]:
     width, height = film.width * film.shrink, film.height * film.shrink
     return camera, draw_street(
         rng, camera.horizon * height // 1000, width, height, film.difficulty * 45 // 100
-    )
-
-
-def decide_take(film: Film, take: Take) -> Passage:
-    """What happens in a tracklet."""
-    camera, _ = _set_up(film, take.camera)
-    rng = generator(film.seed, _PASSAGE, take.group, take.person, take.camera, take.track)
-    own = take.person if take.group == PEOPLE else -1
-    return decide_passage(
-        rng, camera, take.length, take.others, own, film.difficulty, film.occlusion
     )
 
 
@@ -140,7 +130,12 @@ def shoot(
 
     Frames whose offset is in `skip` are left out; the others are the same with and without it.
     """
-    passage = decide_take(film, take)
+    camera, _ = _set_up(film, take.camera)
+    rng = generator(film.seed, _PASSAGE, take.group, take.person, take.camera, take.track)
+    own = take.person if take.group == PEOPLE else -1
+    passage = decide_passage(
+        rng, camera, take.length, take.others, own, film.difficulty, film.occlusion
+    )
     for offset, moment in enumerate(passage.moments):
         if offset not in skip:
             yield offset, _shoot(film, take, offset, moment, passage.gains)

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from stf_jax.prepare.drawing.appearance import Colour
+from stf_jax.prepare.drawing.appearance import Colour, colours
 from stf_jax.prepare.drawing.cloth import darker
 from stf_jax.prepare.drawing.exact import between, chance
 from stf_jax.prepare.drawing.polygons import fill_polygon, stroke
@@ -13,24 +13,8 @@ LENGTH = 10
 
 OBSTACLES = ("pole", "bin", "bush", "car", "board")
 
-_WALLS: tuple[Colour, ...] = (
-    (150, 146, 138),
-    (142, 96, 78),
-    (186, 172, 146),
-    (108, 116, 122),
-    (88, 112, 84),
-    (70, 76, 88),
-    (196, 150, 110),
-    (120, 140, 160),
-)
-_GROUNDS: tuple[Colour, ...] = (
-    (128, 126, 122),
-    (96, 96, 98),
-    (158, 148, 130),
-    (92, 116, 76),
-    (140, 112, 96),
-    (112, 120, 132),
-)
+_WALLS = colours("96928a 8e604e baac92 6c747a 587054 464c58 c4966e 788ca0")
+_GROUNDS = colours("807e7a 606062 9e9482 5c744c 8c7060 707884")
 
 
 def _mixed(first: Colour, second: Colour, per_mille: int) -> Colour:

@@ -1,6 +1,7 @@
 """LS-VID's lists of sequences, `prefix person` a line, and the images that begin with a prefix."""
 
 import bisect
+import functools
 import itertools
 import os
 import re
@@ -10,10 +11,8 @@ from pathlib import Path
 
 from stf_jax.data.layout.checks import examples
 from stf_jax.errors import UserError
-from stf_jax.prepare.layout import EXTENSIONS
-from stf_jax.prepare.published.source_tracklets import SourceTracklet
+from stf_jax.prepare.published.source_tracklets import LAST_NUMBER, SourceTracklet, is_image
 
-_LAST_NUMBER = re.compile(r"([0-9]{1,18})\.[^.]*$")
 _PERSON = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -45,32 +44,25 @@ def read_list(path: Path) -> list[tuple[str, int]]:
     return sequences
 
 
-class _Folders:
-    """Sorted names of the images in each folder, listed once."""
+def _images(folder: Path) -> list[str]:
+    """Sorted names of the images in a folder; none where there is no such folder."""
+    inside = os.listdir(folder) if folder.is_dir() else []
+    return sorted(name for name in inside if is_image(name))
 
-    def __init__(self, source: Path) -> None:
-        self._source = source
-        self._names: dict[str, list[str]] = {}
 
-    def beginning(self, folder: str, prefix: str) -> list[str]:
-        """Images of a folder whose names begin so, sorted.
+def _beginning(names: list[str], prefix: str) -> list[str]:
+    """Those of sorted `names` that begin so.
 
-        A prefix may stop at the end of a field: `0001_1` then means `0001_1_...` and not
-        `0001_10_...`, if there are images of the first kind.
-        """
-        if folder not in self._names:
-            path = self._source / folder
-            inside = os.listdir(path) if path.is_dir() else []
-            endings = tuple(f".{extension}" for extension in EXTENSIONS)
-            self._names[folder] = sorted(n for n in inside if n.lower().endswith(endings))
-        names = self._names[folder]
-        for wanted in (prefix.rstrip("_") + "_", prefix):
-            start = stop = bisect.bisect_left(names, wanted)
-            while stop < len(names) and names[stop].startswith(wanted):
-                stop += 1
-            if stop > start:
-                return names[start:stop]
-        return []
+    A prefix may stop at the end of a field: `0001_1` then means `0001_1_...` and not
+    `0001_10_...`, if there are images of the first kind.
+    """
+    for wanted in (prefix.rstrip("_") + "_", prefix):
+        start = stop = bisect.bisect_left(names, wanted)
+        while stop < len(names) and names[stop].startswith(wanted):
+            stop += 1
+        if stop > start:
+            return names[start:stop]
+    return []
 
 
 def _camera(name: str) -> int | None:
@@ -82,7 +74,7 @@ def _camera(name: str) -> int | None:
 
 def _offsets(names: list[str]) -> tuple[int, ...]:
     """The last numbers in the names if they ascend, else 1, 2, ..."""
-    matches = [_LAST_NUMBER.search(name) for name in names]
+    matches = [LAST_NUMBER.search(name) for name in names]
     numbers = [int(match[1]) for match in matches if match]
     ascend = all(a < b for a, b in itertools.pairwise(numbers))
     if ascend and len(numbers) == len(names):
@@ -103,7 +95,7 @@ def read_sequences(
         UserError: sequences without images, images of two sequences, cameras that names do not
             say.
     """
-    folders = _Folders(source)
+    images = functools.cache(lambda folder: _images(source / folder))
     tracks: defaultdict[tuple[int, int], itertools.count[int]] = defaultdict(
         lambda: itertools.count(1)
     )
@@ -113,7 +105,7 @@ def read_sequences(
         group, empty, shared = [], [], []
         for prefix, person in read_list(path):
             folder, _, start = prefix.rpartition("/")
-            names = folders.beginning(folder, start)
+            names = _beginning(images(folder), start)
             if not names:
                 empty.append(prefix)
                 continue

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from stf_jax.data.layout.checks import examples
 from stf_jax.errors import UserError
-from stf_jax.prepare.published.mat_files import query_rows, read_mat
+from stf_jax.prepare.published.mat_files import read_mat
 
 NAME = re.compile(r"(00-1|[0-9]{4})C([0-9])T([0-9]{1,9})F([0-9]{1,9})\.(?:jpg|jpeg|png)", re.I)
 """Person, camera, track and frame: `0001C1T0001F001.jpg`; junk is person `00-1`."""
@@ -129,13 +129,3 @@ def read_table(info: Path, subset: str) -> Table:
     rows = values.copy()
     rows[:, 0] -= 1  # 1-based and inclusive, so the last line is already the one after
     return Table(path, names_path, names, rows)
-
-
-def read_query_rows(info: Path, num_rows: int) -> Int[np.ndarray, " q"]:
-    """Rows of the test table that are queries, from 0, ascending.
-
-    Raises:
-        UserError: rows that the table does not have, or one named twice.
-    """
-    path = info / "query_IDX.mat"
-    return query_rows(read_mat(path), path, num_rows, "tracks_test_info.mat")

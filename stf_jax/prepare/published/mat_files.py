@@ -11,7 +11,7 @@ from stf_jax.errors import UserError
 
 
 def read_mat(path: Path, name: str | None = None) -> Int[np.ndarray, "r c"]:
-    """One variable of a .mat file (before version 7.3), as integers.
+    """One variable of a .mat file (version 7.3, which is HDF5, or before), as int64.
 
     Args:
         path: the file.
@@ -23,13 +23,16 @@ def read_mat(path: Path, name: str | None = None) -> Int[np.ndarray, "r c"]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; it belongs to the data set, copy it there")
     try:
-        values = scipy.io.loadmat(path)
+        if h5py.is_hdf5(path):  # rows and columns are swapped in it
+            with h5py.File(path, "r") as file:
+                tables = {k: v[()].T for k, v in file.items() if isinstance(v, h5py.Dataset)}
+        else:
+            tables = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
     except Exception as error:  # scipy raises whatever the bytes lead it into
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path}: cannot be read as a .mat file ({reason:.80}); get it again"
         ) from None
-    tables = {key: value for key, value in values.items() if not key.startswith("__")}
     told = ", ".join(sorted(tables)) or "none"
     if name is None and len(tables) != 1:
         raise UserError(
@@ -37,16 +40,7 @@ def read_mat(path: Path, name: str | None = None) -> Int[np.ndarray, "r c"]:
         )
     if name is not None and name not in tables:
         raise UserError(f"{path}: holds no variable {name} ({told}); get the file again")
-    value = tables[name] if name is not None else next(iter(tables.values()))
-    return whole_numbers(value, path)
-
-
-def whole_numbers(value: object, path: Path) -> Int[np.ndarray, "r c"]:
-    """A table as int64.
-
-    Raises:
-        UserError: naming `path`; anything else than a table of whole numbers.
-    """
+    value = next(iter(tables.values())) if name is None else tables[name]
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf" or value.ndim != 2:
         raise UserError(f"{path}: holds no table of numbers; get the file again")
     with np.errstate(invalid="ignore"):
@@ -56,42 +50,21 @@ def whole_numbers(value: object, path: Path) -> Int[np.ndarray, "r c"]:
     return integers
 
 
-def read_mat_of_any_version(path: Path, name: str) -> Int[np.ndarray, "r c"]:
-    """As `read_mat`, also from version 7.3, which is HDF5 (rows and columns are swapped there).
-
-    Raises:
-        UserError: as `read_mat`.
-    """
-    if not path.is_file() or not h5py.is_hdf5(path):
-        return read_mat(path, name)
-    try:
-        with h5py.File(path, "r") as file:
-            told = ", ".join(sorted(str(key) for key in file)) or "none"
-            item = file.get(name)
-            value = item[()] if isinstance(item, h5py.Dataset) else None
-    except OSError as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as HDF5 ({reason:.80}); get it again") from None
-    if value is None:
-        raise UserError(f"{path}: holds no variable {name} ({told}); get the file again")
-    return whole_numbers(value, path)
-
-
-def query_rows(
-    values: Int[np.ndarray, "r c"], path: Path, num_rows: int, table: str
+def read_query_rows(
+    path: Path, num_rows: int, table: str, name: str | None = None
 ) -> Int[np.ndarray, " q"]:
     """Rows of a table that are queries, from 0, ascending.
 
     Args:
-        values: rows counted from 1, in any shape.
-        path: of the file that holds them.
+        path: of the file that holds them, counted from 1, in any shape.
         num_rows: of the table.
         table: its name.
+        name: as `read_mat` takes it.
 
     Raises:
-        UserError: rows that the table does not have, or one named twice.
+        UserError: as `read_mat`; rows that the table does not have, or one named twice.
     """
-    rows = np.sort(values.reshape(-1))
+    rows = np.sort(read_mat(path, name).reshape(-1))
     if not len(rows) or rows[0] < 1 or rows[-1] > num_rows:
         found = f"{rows[0]} to {rows[-1]}" if len(rows) else "none"
         raise UserError(f"{path}: rows {found}; expected rows 1 to {num_rows} of {table}")

@@ -1,9 +1,8 @@
 """What the public data sets' owners count in them, and how a prepared one differs from that."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-from jaxtyping import Bool, Int
+from stf_jax.prepare.published.source_tracklets import SourceTracklet
 
 # Zheng et al., "MARS: A Video Benchmark for Large-Scale Person Re-identification", ECCV 2016;
 # counted in the tables of the authors' evaluation code.
@@ -78,24 +77,17 @@ LS_VID = {
 LS_VID_VAL = {"val tracklets": 779, "val frames": 155_191, "val identities": 200}
 
 
-def basic_counts(
-    prefix: str,
-    person_ids: Int[np.ndarray, " n"],
-    lengths: Int[np.ndarray, " n"],
-    rows: Bool[np.ndarray, " n"] | None = None,
-) -> dict[str, int]:
-    """Tracklets, frames, identities, shortest and longest of some rows of a table."""
-    if rows is not None:
-        person_ids, lengths = person_ids[rows], lengths[rows]
-    if not len(lengths):
-        return {f"{prefix} tracklets": 0, f"{prefix} frames": 0, f"{prefix} identities": 0}
-    return {
-        f"{prefix} tracklets": len(person_ids),
-        f"{prefix} frames": int(lengths.sum()),
-        f"{prefix} identities": len(np.unique(person_ids)),
-        f"{prefix} shortest": int(lengths.min()),
-        f"{prefix} longest": int(lengths.max()),
+def basic_counts(prefix: str, tracklets: Sequence[SourceTracklet]) -> dict[str, int]:
+    """Tracklets, frames, identities, shortest and longest, if there are any."""
+    lengths = [len(tracklet.files) for tracklet in tracklets]
+    found = {
+        "tracklets": len(lengths),
+        "frames": sum(lengths),
+        "identities": len({tracklet.person_id for tracklet in tracklets}),
     }
+    if lengths:
+        found |= {"shortest": min(lengths), "longest": max(lengths)}
+    return {f"{prefix} {what}": count for what, count in found.items()}
 
 
 def comparison(title: str, found: Mapping[str, int], official: Mapping[str, int]) -> str:

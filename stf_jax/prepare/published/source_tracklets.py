@@ -2,13 +2,17 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stf_jax.data.layout.checks import examples
 from stf_jax.errors import UserError
-from stf_jax.prepare.layout import image_name
+from stf_jax.prepare.layout import EXTENSIONS, image_name
+
+LAST_NUMBER = re.compile(r"([0-9]{1,18})\.[^.]*$")
+"""The last number in the name of a file, before its extension."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ def image_names(tracklet: SourceTracklet, camera_digits: int = 1) -> list[str]:
         )
         for file, offset in zip(tracklet.files, tracklet.offsets, strict=True)
     ]
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as the layout's images do; Thumbs.db, say, does not."""
+    return os.path.splitext(name)[1].lower().removeprefix(".") in EXTENSIONS
 
 
 def listing_digest(files: Sequence[str], names: Sequence[str]) -> str:

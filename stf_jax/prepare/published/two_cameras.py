@@ -3,6 +3,7 @@
 All splits share one folder of images: `partitions_00.pkl` to `partitions_09.pkl`.
 """
 
+import argparse
 import itertools
 import os
 import re
@@ -12,11 +13,10 @@ from pathlib import Path
 
 from stf_jax.data.layout.checks import GALLERY, QUERY, examples
 from stf_jax.errors import UserError
-from stf_jax.prepare.layout import EXTENSIONS, write_partitions
+from stf_jax.prepare.layout import write_partitions
 from stf_jax.prepare.placing import place_images
-from stf_jax.prepare.published.source_tracklets import SourceTracklet, image_names, listing_digest
-
-_LAST_NUMBER = re.compile(r"([0-9]{1,18})\.[^.]*$")
+from stf_jax.prepare.published.official_counts import comparison
+from stf_jax.prepare.published.source_tracklets import LAST_NUMBER, SourceTracklet, is_image
 
 
 @dataclass(frozen=True)
@@ -27,43 +27,59 @@ class Split:
     test: tuple[int, ...]
 
 
-def read_people(source: Path, folder: Path, camera: int, pattern: str) -> list[SourceTracklet]:
-    """The tracklet of each person folder of one camera, in the order of the folders' names.
-
-    Args:
-        source: folder that the tracklets' files are relative to.
-        folder: of the camera, below `source`.
-        camera: its number in the layout.
-        pattern: regular expression of a person folder's name; group 1 is the identity.
+def read_people(
+    source: Path, places: Sequence[str], cameras: tuple[str, str], pattern: str
+) -> tuple[Path, list[SourceTracklet]]:
+    """The tracklet of each person folder of camera 1, then of camera 2, by the folders' names.
 
     Frames are in the order of the last number in their names, which is kept as the offset.
+
+    Args:
+        source: folder that the data set was unpacked into.
+        places: where in it the folder of both cameras may be.
+        cameras: names of the folders of camera 1 and 2.
+        pattern: regular expression of a person folder's name; group 1 is the identity.
+
+    Returns:
+        The folder of both cameras, and the tracklets.
 
     Raises:
         UserError: no such folder, no person in it, a person without images, frames whose names
             hold no number or the same one.
     """
-    try:
-        inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    except OSError as error:
+    both = next((source / p for p in places if (source / p / cameras[0]).is_dir()), None)
+    if both is None:
+        tried = " nor ".join(os.path.join(place, cameras[0]) for place in places)
         raise UserError(
-            f"{folder}: cannot be read ({error.strerror}); expected a folder for each person"
-        ) from None
-    people = {name: match for name in inside if (match := re.fullmatch(pattern, name))}
-    if not people:
-        raise UserError(f"{folder}: has no folder of a person, such as person001; unpack it again")
-    below = os.path.relpath(folder, source)
-    return [
-        _read_person(folder / name, f"{below}/{name}", int(match[1]), camera)
-        for name, match in people.items()
-    ]
+            f"{source}: has neither {tried}; give the folder that the data set was unpacked into"
+        )
+    people = []
+    for camera, camera_name in enumerate(cameras, 1):
+        folder = both / camera_name
+        try:
+            inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be read ({error.strerror}); expected a folder for each person"
+            ) from None
+        below = os.path.relpath(folder, source)
+        found = [
+            _read_person(folder / name, f"{below}/{name}", int(match[1]), camera)
+            for name in inside
+            if (match := re.fullmatch(pattern, name))
+        ]
+        if not found:
+            raise UserError(
+                f"{folder}: has no folder of a person, such as person001; unpack it again"
+            )
+        people += found
+    return both, people
 
 
 def _read_person(folder: Path, below: str, person: int, camera: int) -> SourceTracklet:
     frames = []
-    for name in sorted(os.listdir(folder)):
-        if os.path.splitext(name)[1].lower().removeprefix(".") not in EXTENSIONS:
-            continue  # such as Thumbs.db
-        match = _LAST_NUMBER.search(name)
+    for name in filter(is_image, sorted(os.listdir(folder))):
+        match = LAST_NUMBER.search(name)
         if match is None:
             raise UserError(f"{folder / name}: has no frame number; expected one before the dot")
         frames.append((int(match[1]), f"{below}/{name}"))
@@ -104,50 +120,40 @@ def check_people(
     return [by_key[person, camera] for person in sorted(people) for camera in (1, 2)]
 
 
-def partitions_name(split: int) -> str:
-    """The file name of a split: `partitions_00.pkl`."""
-    return f"partitions_{split:02d}.pkl"
-
-
 def write_splits(
-    source_name: str,
-    source: Path,
-    output: Path,
+    title: str,
+    args: argparse.Namespace,
     tracklets: Sequence[SourceTracklet],
     splits: Sequence[Split],
-    *,
-    copy: bool,
-) -> str:
-    """Places the images and writes a partitions file a split; says how, in a line.
+    official: Mapping[str, int],
+) -> None:
+    """Places the images, writes a partitions file a split, prints counts beside the official ones.
 
-    Camera 1 of the test half is the queries, camera 2 the gallery.
+    Camera 1 of the test half is the queries, camera 2 the gallery. `args` are source, output and
+    copy; `title` names the data set.
 
     Raises:
         UserError: as `place_images`.
     """
-    names = {(t.person_id, t.camera): image_names(t) for t in tracklets}
-    files = [file for tracklet in tracklets for file in tracklet.files]
-    targets = [name for group in names.values() for name in group]
-    receipt: dict[str, object] = {
-        "source": source_name,
-        "files": listing_digest(files, targets),
-        "splits": [[list(split.train), list(split.test)] for split in splits],
-    }
-    partitions = [partitions_name(number) for number in range(len(splits))]
-    placed = place_images(
-        source, files, output, targets, receipt=receipt, copy=copy, partitions=partitions
+    groups = {(tracklet.person_id, tracklet.camera): [tracklet] for tracklet in tracklets}
+    source = title.lower().replace("-", "_")
+    receipt = {"source": source, "splits": [[[*s.train], [*s.test]] for s in splits]}
+    partitions = [f"partitions_{number:02d}.pkl" for number in range(len(splits))]
+    names, placed = place_images(
+        args.source, groups, args.output, receipt, copy=args.copy, partitions=partitions
     )
     # partitions_00.pkl comes last: where it is, the layout is whole.
     for split, filename in reversed(list(zip(splits, partitions, strict=True))):
         test = [(names[person, camera], camera) for camera in (1, 2) for person in split.test]
         write_partitions(
-            output,
+            args.output,
             trainval=[n for person in split.train for c in (1, 2) for n in names[person, c]],
             test=[name for group, _ in test for name in group],
             test_marks=[QUERY if camera == 1 else GALLERY for group, camera in test for _ in group],
             filename=filename,
         )
-    return f"images: {placed}\nwritten: {output / partitions[0]} to {partitions[-1]}"
+    print(comparison(title, counts(tracklets, splits), official))
+    print(f"images: {placed}\nwritten: {args.output / partitions[0]} to {partitions[-1]}")
 
 
 def counts(tracklets: Sequence[SourceTracklet], splits: Sequence[Split]) -> Mapping[str, int]:

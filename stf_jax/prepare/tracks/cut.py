@@ -47,8 +47,7 @@ def clip_boxes(
 
     Args:
         boxes: left, top, width, height in pixels, the picture's corner being (0, 0).
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width, height: of the picture, pixels.
 
     Returns:
         int64 [n, 4] left, top, right, bottom (exclusive), each edge rounded to the nearest pixel
@@ -80,15 +79,8 @@ def _select_classes(tracks: TrackFile, rules: CutRules) -> TrackFile:
         has = "has no class column" if found.max() < 0 else f"has classes {listing}"
         wanted = ",".join(map(str, rules.classes))
         raise UserError(f"{tracks.path}: {has}; none is in --classes {wanted}")
-    return replace(
-        tracks,
-        ids=tracks.ids[rows],
-        frames=tracks.frames[rows],
-        boxes=tracks.boxes[rows],
-        confidences=tracks.confidences[rows],
-        classes=tracks.classes[rows],
-        visibilities=tracks.visibilities[rows],
-    )
+    columns = ("ids", "frames", "boxes", "confidences", "classes", "visibilities")
+    return replace(tracks, **{name: getattr(tracks, name)[rows] for name in columns})
 
 
 def _check_columns(tracks: TrackFile, rules: CutRules) -> None:
@@ -169,8 +161,7 @@ def cut_tracklets(tracks: TrackFile, rules: CutRules, *, width: int, height: int
     Args:
         tracks: boxes ordered by (id, frame), as from `read_tracks`.
         rules: limits and filters.
-        width: of the video, pixels.
-        height: of the video, pixels.
+        width, height: of the video, pixels.
 
     Raises:
         UserError: a filter on a column the file lacks, several classes without a choice, boxes

@@ -2,21 +2,17 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-
-from stf_jax.errors import UserError
-
-_EXPECTED = "expected frame,id,left,top,width,height[,confidence[,class[,visibility]]] in pixels"
 
 
-def other_format(fields: Sequence[str]) -> str | None:
+def other_format(fields: Sequence[str], numbers: Sequence[float]) -> str | None:
     """What the fields of a file's first line show it to be, and the mend; None: perhaps tracks.
+
+    `numbers` are the fields', NaN where one is no number.
 
     KITTI: 17 columns (18 with a score), a class by name in the third; its boxes are corners.
     YOLO labels, as ultralytics' save_txt writes them: class, centre and size as shares of the
     picture [, confidence] [, id], a file a frame, the frame in the file's name.
     """
-    numbers = [_share(field) for field in fields]
     if fields[0].startswith(("{", "[")):
         return "is JSON; write a line for each box instead"
     if any(";" in field for field in fields):
@@ -27,7 +23,7 @@ def other_format(fields: Sequence[str]) -> str | None:
             "boxes as left, top, width, height"
         )
     whole_class = re.fullmatch(r"[0-9]+", fields[0]) is not None
-    shares = [number is not None and 0 <= number <= 1 for number in numbers[1:5]]
+    shares = [0 <= number <= 1 for number in numbers[1:5]]
     if whole_class and 5 <= len(fields) <= 7 and all(shares) and "." in "".join(fields[1:5]):
         return (
             "looks like YOLO labels of one frame (class, centre and size as shares of the "
@@ -36,17 +32,3 @@ def other_format(fields: Sequence[str]) -> str | None:
     if all(re.fullmatch(r"\"?[A-Za-z_][\w .()\[\]/%-]*\"?", field) for field in fields):
         return f"begins with a header ({','.join(fields)[:60]}); remove that line"
     return None
-
-
-def refuse_other_format(path: Path, number: int, fields: Sequence[str]) -> None:
-    """Raises UserError where `other_format` knows the first line with boxes, line `number`."""
-    reason = other_format(fields)
-    if reason is not None:
-        raise UserError(f"{path}:{number}: {reason}; {_EXPECTED}")
-
-
-def _share(field: str) -> float | None:
-    try:
-        return float(field)
-    except ValueError:
-        return None

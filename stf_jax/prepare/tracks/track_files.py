@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from stf_jax.errors import UserError
-from stf_jax.prepare.tracks.dialects import refuse_other_format
+from stf_jax.prepare.tracks.dialects import other_format
 
 SHOWN_FINDINGS = 5
 
@@ -40,12 +40,12 @@ def _fields(line: str) -> list[str]:
     return fields
 
 
-def _number(field: str) -> float | None:
+def _number(field: str) -> float:
+    """The field's number; NaN where it is none."""
     try:
-        value = float(field)
+        return float(field)
     except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        return math.nan
 
 
 def _raise_findings(findings: list[str]) -> None:
@@ -74,30 +74,29 @@ def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         fields = _fields(line)
-        if not rows and not findings:
-            refuse_other_format(path, number, fields)
         values = [_number(field) for field in fields]
-        bad = [field for field, value in zip(fields, values, strict=True) if value is None]
+        if not rows and not findings and (reason := other_format(fields, values)):
+            columns = "frame,id,left,top,width,height[,confidence[,class[,visibility]]]"
+            raise UserError(f"{path}:{number}: {reason}; expected {columns} in pixels")
+        bad = [f for f, value in zip(fields, values, strict=True) if not math.isfinite(value)]
         if bad:
             findings.append(
                 f"{path}:{number}: {bad[0]!r} is not a finite number; expected "
                 "frame,id,left,top,width,height[,confidence,...] and no header line"
             )
-            continue
-        if not 6 <= len(values) <= 10:
+        elif not 6 <= len(values) <= 10:
             findings.append(
                 f"{path}:{number}: {len(values)} columns; expected 6 to 10, "
                 "frame,id,left,top,width,height[,confidence[,class[,visibility]]]"
             )
-            continue
-        if rows and len(values) != len(rows[0]):
+        elif rows and len(values) != len(rows[0]):
             findings.append(
                 f"{path}:{number}: {len(values)} columns where line {numbers[0]} has "
                 f"{len(rows[0])}; mend or remove the line (was the file cut off while written?)"
             )
-            continue
-        rows.append([0.0 if value is None else value for value in values])
-        numbers.append(number)
+        else:
+            rows.append(values)
+            numbers.append(number)
     _raise_findings(findings)
     if not rows:
         raise UserError(f"{path}: no tracks in it; expected a line for each box")
@@ -190,7 +189,7 @@ def read_tracks(path: str | os.PathLike[str], *, first_frame: int = 1) -> TrackF
       and a column to ignore (annotation tools), or a class and two times -1 (trackers of several
       classes).
 
-    What is often taken for such a file is refused by name (see `mot_dialects.other_format`).
+    What is often taken for such a file is refused by name (see `dialects.other_format`).
 
     Where there is a visibility the file is an annotation whose seventh column is a flag: boxes
     with 0 there are not to be considered, and are left out (counted in `ignored`).
