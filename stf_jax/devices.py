@@ -34,7 +34,7 @@ def data_parallel(
         out_axes: likewise of all that `fn` returns; None: the devices agree on it.
         donate: arguments that are gone afterwards, by number.
         devices: of all hosts together.
-        how: see above.
+        how: see above. Raises ValueError for another.
     """
     if how == "pmap":
         return jax.pmap(
@@ -45,6 +45,8 @@ def data_parallel(
             donate_argnums=donate,
             devices=devices,
         )
+    if how != "shard_map":
+        raise ValueError(f"how={how!r}: expected 'pmap' or 'shard_map'")
     # Host by host, as the shares of a batch are.
     chosen = sorted(jax.devices(), key=lambda d: d.process_index) if devices is None else devices
     mesh = Mesh(np.array(chosen), (DEVICES,))
