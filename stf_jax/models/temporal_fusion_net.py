@@ -4,7 +4,7 @@ Jiang et al., "Rethinking Temporal Fusion for Video-based Person Re-identificati
 Time Aspect" (AAAI 2020), figure 2. Every part can be switched off by a field.
 """
 
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.linen as nn
 import flax.struct
@@ -24,6 +24,7 @@ from stf_jax.models.fusion import (
 from stf_jax.models.resnet import BACKBONES, ResNet
 
 
+@no_type_check  # JAX also fills it with shapes, shardings and None
 @flax.struct.dataclass
 class TemporalFusionOutput:
     """What the model says of B tracklets of T slots; S stripes, C channels, K classes, P stages."""

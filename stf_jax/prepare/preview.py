@@ -69,7 +69,7 @@ def save_preview(path: Path, table: TrackletTable, *, identities: int = 6, rows:
     for person in people:
         own = np.flatnonzero(table.person_ids == person)
         firsts = own[np.unique(table.cameras[own], return_index=True)[1]]
-        chosen += sorted([*firsts, *np.setdiff1d(own, firsts)][:rows])
+        chosen += sorted([*firsts.tolist(), *np.setdiff1d(own, firsts).tolist()][:rows])
     sheet = Image.fromarray(contact_sheet(table, chosen))
     with whole_file(path) as temporary:
         sheet.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG")

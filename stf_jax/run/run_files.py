@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 import stf_jax
@@ -35,7 +36,9 @@ class RunFiles:
 
 
 def write_run_files(
-    workdir: str | os.PathLike[str], config: Config, labels: Mapping[int, int]
+    workdir: str | os.PathLike[str],
+    config: Config,
+    labels: Mapping[int, int] | Mapping[np.integer, np.integer],
 ) -> None:
     """Writes the files into `workdir` (made if need be), each whole or not at all.
 

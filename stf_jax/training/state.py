@@ -1,6 +1,6 @@
 """What training carries from step to step: arrays only."""
 
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.struct
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from stf_jax.models import TemporalFusionNet
 
 
+@no_type_check  # JAX also fills it with shapes, shardings and None
 @flax.struct.dataclass
 class TrainState:
     """Step count, weights, BatchNorm statistics and the optimiser's state."""
