@@ -6,9 +6,7 @@ paper's order is the hypothesis: multi-stage over late, both attentions over one
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from stf_jax.config import load_config
+from stf_jax.config import Config, changed, load_config
 
 # name -> (stages, frame attention, stage attention)
 VARIANTS = {
@@ -23,7 +21,6 @@ VARIANTS = {
 }
 
 
-def get_config() -> ConfigDict:
-    config = load_config(Path(__file__).with_name("demo.py"))
-    config.train.evaluate_before = False
-    return config
+def get_config() -> Config:
+    demo = load_config(Path(__file__).with_name("demo.py"))
+    return changed(demo, {"train.evaluate_before": False})

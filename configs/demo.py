@@ -6,47 +6,45 @@ alike, and compares both with an untrained colour histogram.
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from stf_jax.config import load_config
+from stf_jax.config import Config, changed, load_config
 
 
-def get_config() -> ConfigDict:
-    config = load_config(Path(__file__).with_name("mars.py"))
-    config.data.root = "data/demo"
-    config.data.height, config.data.width = 64, 32
-    config.data.sampler = "identity"
-    config.data.tracklets_per_device = 24
-    config.data.tracklets_per_identity = 4
-    config.data.min_frames = config.data.max_frames = 4
-    config.data.frame_buckets = 1
-    config.augment.blur = 0.0
-
-    config.model.backbone = "resnet18"
-    # The recipe's 1 keeps a larger map of the last stage; in so short a run the steps that it costs
-    # are worth more.
-    config.model.last_stride = 2
-    config.model.embed_dim = 256
-    config.model.stage_attention = "learned"
-    config.model.bounded_attention = False
-
-    config.loss.triplet_weight = 1.0
-    # Unit vectors: the hardest triplets of long ones stall the first half of so short a run.
-    config.loss.triplet_distance = "cosine"
-    config.loss.triplet_margin = "0.3"
-
-    config.optimizer.name = "adamw"
-    config.optimizer.weight_decay = 5e-3
-    for group in ("backbone", "rest", "classifier"):
-        config.optimizer[f"lr_{group}"] = 1e-3
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_epochs = 0.5
-    config.optimizer.clip_norm = 5.0
-
-    config.train.epochs = 100
-    config.train.max_steps = 240
-    config.train.evaluate_every = 0
-    config.train.evaluate_before = True
-    config.evaluation.chunk = 8
-    config.evaluation.frames_per_device = 128
-    return config
+def get_config() -> Config:
+    values = {
+        "data.root": "data/demo",
+        "data.height": 64,
+        "data.width": 32,
+        "data.sampler": "identity",
+        "data.tracklets_per_device": 24,
+        "data.tracklets_per_identity": 4,
+        "data.min_frames": 4,
+        "data.max_frames": 4,
+        "data.frame_buckets": 1,
+        "augment.blur": 0.0,
+        "model.backbone": "resnet18",
+        # The recipe's 1 keeps a larger map of the last stage; in so short a run the steps that it
+        # costs are worth more.
+        "model.last_stride": 2,
+        "model.embed_dim": 256,
+        "model.stage_attention": "learned",
+        "model.bounded_attention": False,
+        "loss.triplet_weight": 1.0,
+        # Unit vectors: the hardest triplets of long ones stall the first half of so short a run.
+        "loss.triplet_distance": "cosine",
+        "loss.triplet_margin": 0.3,
+        "optimizer.name": "adamw",
+        "optimizer.weight_decay": 5e-3,
+        "optimizer.lr_backbone": 1e-3,
+        "optimizer.lr_rest": 1e-3,
+        "optimizer.lr_classifier": 1e-3,
+        "optimizer.schedule": "cosine",
+        "optimizer.warmup_epochs": 0.5,
+        "optimizer.clip_norm": 5.0,
+        "train.epochs": 100,
+        "train.max_steps": 240,
+        "train.evaluate_every": 0,
+        "train.evaluate_before": True,
+        "evaluation.chunk": 8,
+        "evaluation.frames_per_device": 128,
+    }
+    return changed(load_config(Path(__file__).with_name("mars.py")), values)

@@ -7,16 +7,15 @@ is stretched; the reference gives no recipe for this set.
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from stf_jax.config import load_config
+from stf_jax.config import Config, changed, load_config
 
 
-def get_config() -> ConfigDict:
-    config = load_config(Path(__file__).with_name("mars.py"))
-    config.data.root = "data/ilids-vid"
-    config.data.partitions = "partitions_00.pkl"
-    config.train.epochs = 400
-    config.train.evaluate_every = 20
-    config.optimizer.staircase_epochs = (150, 250, 300, 350)
-    return config
+def get_config() -> Config:
+    values = {
+        "data.root": "data/ilids-vid",
+        "data.partitions": "partitions_00.pkl",
+        "train.epochs": 400,
+        "train.evaluate_every": 20,
+        "optimizer.staircase_epochs": (150, 250, 300, 350),
+    }
+    return changed(load_config(Path(__file__).with_name("mars.py")), values)

@@ -6,15 +6,14 @@ epoch where MARS has 2,074.
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from stf_jax.config import load_config
+from stf_jax.config import Config, changed, load_config
 
 
-def get_config() -> ConfigDict:
-    config = load_config(Path(__file__).with_name("mars.py"))
-    config.data.root = "data/ls-vid"
-    config.train.epochs = 400
-    config.train.evaluate_every = 20
-    config.optimizer.staircase_epochs = (45, 90, 120, 150, 180, 210)
-    return config
+def get_config() -> Config:
+    values = {
+        "data.root": "data/ls-vid",
+        "train.epochs": 400,
+        "train.evaluate_every": 20,
+        "optimizer.staircase_epochs": (45, 90, 120, 150, 180, 210),
+    }
+    return changed(load_config(Path(__file__).with_name("mars.py")), values)

@@ -1,108 +1,135 @@
 """MARS: the recipe that the reference's code ships, every hyper-parameter spelt out.
 
-Source of each value unless noted: Jiang et al. (AAAI 2020) and its published training script. The
-other configs start from this one and change what differs. Any value can be set on the command
-line: `--config.optimizer.name=adam`.
+Source of each value unless noted: Jiang et al. (AAAI 2020) and its published training script. These
+are the defaults of `stf_jax.config`, which says, too, what each key may hold. The other configs
+start from this one and change what differs. Any value can be set on the command line:
+`--config.optimizer.name=adam`.
 """
 
-from ml_collections import ConfigDict
+from stf_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 
 
-def get_config() -> ConfigDict:
-    """Return the configuration; `stf_jax.config.check_config` says which values are allowed."""
-    config = ConfigDict()
-    config.seed = 0
-    # "" | a weights file (.safetensors, .npz, .pth) | hf://owner/repo/file | another run's workdir.
-    # The reference starts from ImageNet weights: convert torchvision's ResNet-50 and name it here.
-    config.pretrained = ""
-    # Leave parts as initialised that the file of `pretrained` lacks (an ImageNet backbone has no
-    # embedding, attentions and classifier); without it, a file that does not fit is an error.
-    config.pretrained_partial = False
-    # Steps first,last to write a profiler trace of; () writes none.
-    config.profile_steps = ()
-    # Where compiled programs are kept between runs; "" is the user's cache folder, "off" nowhere.
-    config.compilation_cache = ""
-
-    data = config.data = ConfigDict()
-    data.root = "data/mars"
-    data.partitions = "partitions.pkl"
-    data.source = "folder"  # or "tfds": root is the folder of the built tfds data set
-    data.train_subset = "trainval"  # what the reference trains on; or "train"
-    data.eval_subset = "test"  # or "val"
-    data.height, data.width = 384, 128  # pixels, bilinear
-    data.sampler = "tracklet"  # or "identity": P identities x K tracklets, for the triplet loss
-    data.tracklets_per_device = 4  # B; the reference's batch on its one GPU
-    data.tracklets_per_identity = 4  # K of the identity sampler; P is B / K
-    data.min_frames, data.max_frames = 5, 25  # frames drawn from a tracklet, uniform between
-    data.frame_buckets = 6  # packed batch sizes compiled at most
-    data.on_corrupt = "error"  # or "skip": drop unreadable images, counted and logged
-    data.threads = 0  # decoding threads, 0: as tf.data sees fit
-
-    augment = config.augment = ConfigDict()  # method.md's names; see stf_jax/data/augment.py
-    augment.mirror = 0.5  # every frame on its own
-    augment.blur = 0.1  # Gaussian, kernel 1 or 3 (sigma 0.8)
-
-    model = config.model = ConfigDict()
-    model.backbone = "resnet50"
-    model.last_stride = 1
-    model.last_dilation = 1
-    model.stages = (2, 4)  # the paper's figure shows three parts: (2, 3, 4)
-    model.num_stripes = 1
-    model.embed_dim = 4096
-    model.frame_attention = ("intra", "inter")
-    model.stage_attention = "mean"  # or "learned", the paper's semantic attention
-    model.relation_padding = "mask"  # or "reference", for weights trained by the published code
-    # As published, no frame outweighs another by more than 2:1; False: softmax over time.
-    model.bounded_attention = True
-    model.dtype = "float32"  # or "bfloat16"
-    model.remat = False  # recompute instead of store: less memory, more time
-
-    loss = config.loss = ConfigDict()
-    loss.label_smoothing = 0.1
-    loss.triplet_weight = 0.0  # batch-hard triplet loss next to the cross entropy; 0 is off
-    loss.triplet_distance = "euclidean"  # or "cosine"
-    loss.triplet_margin = "soft"  # or a number as text, "0.3", in units of the distance
-
-    optimizer = config.optimizer = ConfigDict()
-    optimizer.name = "sgd"  # or "adam", "adamw"
-    optimizer.momentum = 0.9
-    optimizer.nesterov = True
-    optimizer.weight_decay = 5e-4  # on every parameter
-    optimizer.lr_backbone = 1e-4
-    optimizer.lr_classifier = 1e-3
-    optimizer.lr_rest = 1e-4
-    optimizer.schedule = "staircase"  # or "cosine"
-    optimizer.staircase_epochs = (15, 30, 40, 50, 60, 70)  # 1-based: from the start of these
-    optimizer.staircase_factor = 0.2
-    optimizer.warmup_epochs = 0.0
-    optimizer.classifier_only_epochs = 0  # the reference's option: 20
-    optimizer.classifier_only_lr = 0.1
-    optimizer.clip_norm = 0.0  # global gradient norm; 0 is off
-    optimizer.accumulate = 1  # batches an update
-
-    train = config.train = ConfigDict()
-    train.epochs = 200
-    train.max_steps = 0  # stop after so many steps; 0: after the epochs
-    train.evaluate_every = 5  # epochs; a checkpoint is written then, too; 0: at the end only
-    train.checkpoint_minutes = 20.0  # a checkpoint at least so often within an epoch; 0: never
-    train.evaluate_before = False  # score the weights that training starts from, too
-    train.log_every = 20  # steps
-    train.sync_batch_norm = False  # the reference's statistics are per device
-
-    evaluation = config.evaluation = ConfigDict()
-    evaluation.chunk = 25  # frames
-    evaluation.chunk_weighting = "mean"  # or "frames": weigh a chunk by its frames
-    evaluation.frames_per_device = 100  # packed frames in a batch
-    evaluation.protocols = ("step",)  # "step", "step+queries", "mars-official"
-    evaluation.max_rank = 50
-    evaluation.distance = "euclidean"  # or "cosine"
-    evaluation.flip = False  # mean of a tracklet's feature and its mirror image's
-    evaluation.rerank = False  # k-reciprocal re-ranking
-    # "" | "mean" | "max": pool the query features of each (person, camera) into one query; with
-    # tracklets marked multi-query, where the layout has any.
-    evaluation.multi_query = ""
-    # CMC as CUHK03 reports it: galleries of one tracklet an identity, drawn 100 times by `seed`.
-    evaluation.single_gallery_shot = False
-    # Leave out everybody of the query's camera, not its own identity there alone.
-    evaluation.separate_camera_set = False
-    return config
+def get_config() -> Config:
+    return Config(
+        seed=0,  # of weights, order and augmentation
+        # starting weights: a file (.safetensors, .npz, .pth), hf://owner/repo/file, another run's
+        # workdir; "": random. The reference has ImageNet's: convert torchvision's ResNet-50
+        pretrained="",
+        # leave parts as initialised that the file lacks (an ImageNet backbone has no embedding,
+        # attentions and classifier); without it, a file that does not fit is an error
+        pretrained_partial=False,
+        profile_steps=(),  # first and last step to write a profiler trace of; () writes none
+        # folder of compiled programs; "" is the user's cache folder, "off" none
+        compilation_cache="",
+        data=DataConfig(
+            root="data/mars",  # folder of the layout, or of the tfds data set built from it
+            partitions="partitions.pkl",  # lists of the subsets' images
+            source="folder",  # or "tfds": root is a built tfds data set
+            train_subset="trainval",  # what the reference trains on; or "train"
+            eval_subset="test",  # or "val"
+            height=384,  # pixels, resized bilinearly
+            width=128,  # pixels
+            sampler="tracklet",  # or "identity": P identities x K tracklets, for the triplet loss
+            tracklets_per_device=4,  # B; the reference's batch on its one GPU
+            tracklets_per_identity=4,  # K of the identity sampler; P is B / K
+            min_frames=5,  # frames drawn from a tracklet: uniform from this
+            max_frames=25,  # to this
+            frame_buckets=6,  # packed batch sizes compiled at most
+            on_corrupt="error",  # or "skip" unreadable images, counted and logged
+            threads=0,  # decoding threads; 0: as many as usable cores
+        ),
+        augment=AugmentConfig(
+            mirror=0.5,  # probability of mirroring left to right
+            blur=0.1,  # probability of a Gaussian blur
+            blur_kernels=(1, 3),  # kernel sizes, odd, as likely as each other; 1 is no blur
+            blur_sigma=0.8,  # pixels
+            crop=0.0,  # probability of padding all sides, then cropping the old size
+            crop_padding=0.1,  # of a side, as a share of height or width
+            hsv=0.0,  # probability of colour jitter in 8-bit HSV, uniform in +- limit
+            hsv_hue=10,  # limit; one is two degrees
+            hsv_saturation=30,  # limit, of 255
+            hsv_value=30,  # limit, of 255
+            erase=0.0,  # probability of filling a random rectangle with the image mean
+            erase_area=(0.02, 0.4),  # its share of the frame, uniform
+            erase_aspect=(1.5, 4.0),  # its height / width, uniform
+            # probability of keeping the top part only, of images with h/w > 1.5
+            horizontal_crop=0.0,
+            horizontal_crop_keep=(0.5, 1.0),  # share of the height that is kept, uniform
+            pad_ratio=0.0,  # h/w that all images are padded to; 0: off, 3: usual
+        ),
+        model=ModelConfig(
+            backbone="resnet50",  # or "resnet18", "resnet34", "resnet101", "resnet152"
+            last_stride=1,  # of the last stage; or 2, which halves its maps
+            last_dilation=1,  # of the last stage; or 2
+            stages=(2, 4),  # stages fused; the paper's figure shows three: (2, 3, 4)
+            num_stripes=1,  # S, horizontal parts of a map
+            embed_dim=4096,  # C, channels of a stripe's feature
+            frame_attention=("intra", "inter"),  # their mean weighs frames; (): all frames alike
+            stage_attention="mean",  # or "learned", the paper's semantic attention
+            relation_padding="mask",  # or "reference", for weights trained by the published code
+            # as published, no frame outweighs another by more than 2:1; False: softmax over time
+            bounded_attention=True,
+            dtype="float32",  # of the arithmetic; or "bfloat16"
+            remat=False,  # recompute instead of store: less memory, more time
+        ),
+        loss=LossConfig(
+            label_smoothing=0.1,  # of the cross entropy
+            triplet_weight=0.0,  # of a batch-hard triplet loss beside it; 0 is off
+            triplet_distance="euclidean",  # or "cosine"
+            triplet_margin="soft",  # or a number, in units of the distance
+        ),
+        optimizer=OptimizerConfig(
+            name="sgd",  # or "adam" (weight decay in the gradient), "adamw"
+            momentum=0.9,  # of SGD; Adam's two are 0.9 and 0.999
+            nesterov=True,  # of SGD
+            weight_decay=5e-4,  # on every parameter
+            lr_backbone=1e-4,  # learning rate of the backbone
+            lr_classifier=1e-3,  # of the classifier
+            lr_rest=1e-4,  # of embedding and attentions
+            schedule="staircase",  # or "cosine", to zero at the last step
+            staircase_epochs=(15, 30, 40, 50, 60, 70),  # counted from 1: from the start of these
+            staircase_factor=0.2,  # of the learning rates at each
+            warmup_epochs=0.0,  # linear, after the classifier-only epochs
+            classifier_only_epochs=0.0,  # before all others; the reference's option: 20
+            classifier_only_lr=0.1,  # learning rate in them
+            clip_norm=0.0,  # greatest global norm of the gradient; 0 is off
+            accumulate=1,  # batches an update
+        ),
+        train=TrainConfig(
+            epochs=200,  # each has every training tracklet (or identity) once
+            max_steps=0,  # stop after so many steps; 0: after the epochs
+            evaluate_every=5,  # epochs; a checkpoint is written then, too; 0: at the end only
+            checkpoint_minutes=20.0,  # at least so often within an epoch; 0: never
+            evaluate_before=False,  # score the weights that training starts from, too
+            log_every=20,  # steps
+            sync_batch_norm=False,  # over devices; the reference's statistics are per device
+            parallel="pmap",  # over local devices; or "shard_map", its successor
+        ),
+        evaluation=EvaluationConfig(
+            chunk=25,  # frames of a tracklet that are fused at once
+            chunk_weighting="mean",  # or "frames": weigh a chunk by its frames
+            frames_per_device=100,  # packed frames in a batch
+            # or "step+queries", "mars-official"; the first chooses the best checkpoint
+            protocols=("step",),
+            max_rank=50,  # of the CMC curve
+            distance="euclidean",  # or "cosine"
+            flip=False,  # mean of a tracklet's feature and its mirror image's
+            rerank=False,  # k-reciprocal re-ranking
+            # or "mean", "max": pool the query features of each (person, camera) into one query;
+            # with tracklets marked multi-query, where the layout has any
+            multi_query="",
+            # CMC as CUHK03 reports it: galleries of one tracklet an identity, drawn 100 times
+            single_gallery_shot=False,
+            # leave out everybody of the query's camera, not its own identity there alone
+            separate_camera_set=False,
+        ),
+    )

@@ -6,12 +6,10 @@ stretched as in `ilids_vid.py`, for the same reason.
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from stf_jax.config import load_config
+from stf_jax.config import Config, changed, load_config
 
 
-def get_config() -> ConfigDict:
-    config = load_config(Path(__file__).with_name("ilids_vid.py"))
-    config.data.root = "data/prid2011"
-    return config
+def get_config() -> Config:
+    return changed(
+        load_config(Path(__file__).with_name("ilids_vid.py")), {"data.root": "data/prid2011"}
+    )

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stf_jax.compilation import use_compilation_cache
-from stf_jax.config import check_config
+from train_and_score import train_and_score
+
+from stf_jax.config import changed, check_config
+from stf_jax.devices import use_compilation_cache
 from stf_jax.errors import UserError, told_in_lines
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
-from stf_jax.scored_run import train_and_score
 from stf_jax.training.stop_request import RunStoppedError
 
 ABLATION = Path(__file__).parents[1] / "configs" / "ablation.py"
@@ -61,10 +62,13 @@ def run(seeds: list[int], only: list[str], argv: list[str]) -> None:
         for variant, (stages, frame_attention, stage_attention) in wanted.items():
             if only and variant not in only:
                 continue
-            config = read_config(options, overrides)
-            config.seed = seed
-            config.model.stages, config.model.frame_attention = stages, frame_attention
-            config.model.stage_attention = stage_attention
+            values = {
+                "seed": seed,
+                "model.stages": stages,
+                "model.frame_attention": frame_attention,
+                "model.stage_attention": stage_attention,
+            }
+            config = changed(read_config(options, overrides), values)
             check_config(config)
             use_compilation_cache(config.compilation_cache)
             name = variant.replace(", ", "-").replace("+", "")

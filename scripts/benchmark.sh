@@ -8,6 +8,11 @@
 #   scripts/benchmark.sh memory cache devices input end-to-end --minutes 9
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# A wrong part or option is told, and help given, before anything is installed.
+source scripts/base_python.sh
+base_python 11 13
+"$BASE" scripts/benchmark.py --check "$@"
+case " $* " in *" -h "* | *" --help "*) exit 0 ;; esac
 source scripts/environment.sh convert
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" scripts/benchmark.py "$@"

@@ -110,7 +110,7 @@ def read_all(root: Path, *, built: bool, training: bool) -> int:
     stream = batches(
         table, plan, height=HEIGHT, width=WIDTH, buckets=buckets, read_frames=read_frames
     )
-    return sum(int((b["tracklet"] < b["labels"].shape[-1]).sum()) for b in stream)
+    return sum(int(batch.real.sum()) for batch in stream)
 
 
 def measure(layout: Path, data_dir: Path) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:

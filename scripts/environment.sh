@@ -5,7 +5,7 @@
 # STF_BASE_PYTHON another interpreter to make it with.
 
 environment() {
-  local root extra base venv stamp wanted
+  local root extra venv stamp wanted
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   [ -n "${PYTHON:-}" ] && return 0
   extra=${1:-}
@@ -14,21 +14,9 @@ environment() {
   fi
   venv=${STF_VENV:-$root/.venv}
   stamp=$venv/.stf_installed
-  base=${STF_BASE_PYTHON:-}
-  if [ -z "$base" ]; then
-    for name in python3 python3.13 python3.12 python3.11; do
-      if "$name" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
-        2>/dev/null; then
-        base=$name
-        break
-      fi
-    done
-  fi
-  if [ -z "$base" ]; then
-    echo "error: no Python 3.11, 3.12 or 3.13 found; install one or set STF_BASE_PYTHON" >&2
-    return 2
-  fi
-  [ -x "$venv/bin/python" ] || "$base" -m venv "$venv"
+  source "$root/scripts/base_python.sh"
+  base_python 11 13 || return
+  [ -x "$venv/bin/python" ] || "$BASE" -m venv "$venv"
   PYTHON=$venv/bin/python
   wanted="$extra $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
   # An environment with more extras serves a script that wants fewer.

@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
-from stf_jax.compilation import use_compilation_cache
-from stf_jax.config import Config
+from train_and_score import train_and_score
+
+from stf_jax.config import Config, changed
+from stf_jax.devices import use_compilation_cache
 from stf_jax.errors import UserError, told_in_lines
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
-from stf_jax.scored_run import train_and_score
 from stf_jax.training.stop_request import RunStoppedError
 
 
@@ -54,10 +55,10 @@ def main() -> int:
         names = split_names(config)
         use_compilation_cache(config.compilation_cache)
         for name in names:
-            config.data.partitions = name
+            own = changed(config, {"data.partitions": name})
             workdir = options.workdir / Path(name).stem
             print(f"{name} ({len(names)} splits) in {workdir}", file=sys.stderr)
-            for label, row in train_and_score(config, workdir, options.checkpoint).items():
+            for label, row in train_and_score(own, workdir, options.checkpoint).items():
                 rows.setdefault(label, []).append(row)
         print(summary(rows))
         write_scores(

@@ -15,7 +15,7 @@ def plan_steps(
     fewer than `tracklets` labelled tracklets.
     """
     plans: list[Plan] = []
-    while sum(len(plan.frames) for plan in plans) < steps:
+    while sum(len(plan.frame_rows) for plan in plans) < steps:
         plans.append(
             training_plan(
                 table,
@@ -29,5 +29,5 @@ def plan_steps(
         )
     return Plan(
         np.concatenate([plan.tracklets for plan in plans])[:steps],
-        np.concatenate([plan.frames for plan in plans])[:steps],
+        np.concatenate([plan.frame_rows for plan in plans])[:steps],
     )

@@ -18,7 +18,7 @@ from PIL import Image, __version__
 from steps_plan import plan_steps
 from torch.utils.data import DataLoader, Dataset
 
-from stf_jax.data.augment_options import IMAGE_MEAN, IMAGE_STD
+from stf_jax.data.image_statistics import IMAGE_MEAN, IMAGE_STD
 from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError
@@ -88,7 +88,7 @@ def measure_input(options: Namespace) -> dict[str, Any]:
     plan = plan_steps(
         table, wanted, tracklets=options.tracklets, slots=options.slots, seed=options.seed
     )
-    frames = plan.frames.reshape(-1, options.slots)
+    frames = plan.frame_rows.reshape(-1, options.slots)
     loader = DataLoader(
         Tracklets(table, frames, options.height, options.width, options.seed),
         batch_size=options.tracklets,

@@ -1,28 +1,340 @@
-"""Reading a config file and checking its values before anything expensive starts.
+"""The configuration: every key with its default, what it may hold and what it means.
 
-The sections `augment`, `model` and `optimizer` are checked by the rooms that own their keys.
+The defaults are the recipe that the reference's code ships for MARS; `configs/mars.py` spells it
+out. `python -m stf_jax.config` prints this list. Needs neither JAX nor TensorFlow.
 """
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, FrozenInstanceError, asdict, dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from stf_jax.config_keys import among, choice, flag, key, listed, number, rising, span, text, within
 from stf_jax.errors import UserError
 
-# An ml_collections.ConfigDict. Its attributes are typed as a union of everything, which no checker
-# can follow through `config.data.height`; `check_config` does what types would.
-Config = Any
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained and scored on, and how frames come into batches."""
+
+    root: str = text("data/mars", "folder of the layout, or of the tfds data set built from it")
+    partitions: str = text("partitions.pkl", "lists of the subsets' images")
+    source: str = choice(("folder", "tfds"), 'or "tfds": root is a built tfds data set')
+    train_subset: str = choice(("trainval", "train"), 'what the reference trains on; or "train"')
+    eval_subset: str = choice(("test", "val"), 'or "val"')
+    height: int = number(384, "pixels, resized bilinearly", 32)
+    width: int = number(128, "pixels", 16)
+    sampler: str = choice(
+        ("tracklet", "identity"), 'or "identity": P identities x K tracklets, for the triplet loss'
+    )
+    tracklets_per_device: int = number(4, "B; the reference's batch on its one GPU", 1)
+    tracklets_per_identity: int = number(4, "K of the identity sampler; P is B / K", 1)
+    min_frames: int = number(5, "frames drawn from a tracklet: uniform from this", 1)
+    max_frames: int = number(25, "to this", 1)
+    frame_buckets: int = number(6, "packed batch sizes compiled at most", 1)
+    on_corrupt: str = choice(("error", "skip"), 'or "skip" unreadable images, counted and logged')
+    threads: int = number(0, "decoding threads; 0: as many as usable cores")
+
+    def misfits(self) -> dict[str, str]:
+        """Keys that do not fit the others, and what is expected of them."""
+        found, k = {}, self.tracklets_per_identity
+        if self.min_frames > self.max_frames:
+            found["min_frames"] = f"at most max_frames ({self.max_frames})"
+        if self.sampler == "identity" and self.tracklets_per_device % k:
+            found["tracklets_per_device"] = f"a multiple of tracklets_per_identity ({k})"
+        return found
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training images; a probability of 0 switches one off.
+
+    Every frame is drawn for on its own. What is filled gets the image mean, the colour that
+    normalises to 0. The last three change what is resized and are done where images are decoded
+    (`stf_jax.data.pipeline`), the others on the device (`stf_jax.data.augment`). The reference's
+    recipe has crop, colour jitter and horizontal crop off and gives no limits: those are ours.
+    """
+
+    mirror: float = number(0.5, "probability of mirroring left to right", 0, 1)
+    blur: float = number(0.1, "probability of a Gaussian blur", 0, 1)
+    blur_kernels: tuple[int, ...] = key(
+        (1, 3),
+        "kernel sizes, odd, as likely as each other; 1 is no blur",
+        lambda v: v != () and within(v, 1, 31, int) and all(x % 2 for x in v),
+        "a tuple of odd whole numbers from 1 to 31",
+    )
+    blur_sigma: float = number(0.8, "pixels", 0.01, 100)
+    crop: float = number(0.0, "probability of padding all sides, then cropping the old size", 0, 1)
+    crop_padding: float = number(0.1, "of a side, as a share of height or width", 0, 1)
+    hsv: float = number(0.0, "probability of colour jitter in 8-bit HSV, uniform in +- limit", 0, 1)
+    hsv_hue: int = number(10, "limit; one is two degrees", 0, 179)
+    hsv_saturation: int = number(30, "limit, of 255", 0, 255)
+    hsv_value: int = number(30, "limit, of 255", 0, 255)
+    erase: float = number(
+        0.0, "probability of filling a random rectangle with the image mean", 0, 1
+    )
+    erase_area: tuple[float, float] = span((0.02, 0.4), "its share of the frame, uniform")
+    erase_aspect: tuple[float, float] = span((1.5, 4.0), "its height / width, uniform", 0.01, 100)
+    horizontal_crop: float = number(
+        0.0, "probability of keeping the top part only, of images with h/w > 1.5", 0, 1
+    )
+    horizontal_crop_keep: tuple[float, float] = span(
+        (0.5, 1.0), "share of the height that is kept, uniform", 0.05
+    )
+    pad_ratio: float = number(0.0, "h/w that all images are padded to; 0: off, 3: usual", 0, 20)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model; see `stf_jax.models.TemporalFusionNet`."""
+
+    backbone: str = choice(
+        ("resnet50", "resnet18", "resnet34", "resnet101", "resnet152"),
+        'or "resnet18", "resnet34", "resnet101", "resnet152"',
+    )
+    last_stride: int = choice((1, 2), "of the last stage; or 2, which halves its maps")
+    last_dilation: int = choice((1, 2), "of the last stage; or 2")
+    stages: tuple[int, ...] = key(
+        (2, 4),
+        "stages fused; the paper's figure shows three: (2, 3, 4)",
+        lambda v: v != () and among(v, (1, 2, 3, 4)) and rising(v),
+        "a tuple of some of 1, 2, 3, 4, ascending",
+    )
+    num_stripes: int = number(1, "S, horizontal parts of a map", 1)
+    embed_dim: int = number(4096, "C, channels of a stripe's feature", 1)
+    frame_attention: tuple[str, ...] = key(
+        ("intra", "inter"),
+        "their mean weighs frames; (): all frames alike",
+        lambda v: among(v, ("intra", "inter")),
+        "a tuple of some of intra, inter, or ()",
+    )
+    stage_attention: str = choice(
+        ("mean", "learned"), 'or "learned", the paper\'s semantic attention'
+    )
+    relation_padding: str = choice(
+        ("mask", "reference"), 'or "reference", for weights trained by the published code'
+    )
+    bounded_attention: bool = flag(
+        True, "as published, no frame outweighs another by more than 2:1; False: softmax over time"
+    )
+    dtype: str = choice(("float32", "bfloat16"), 'of the arithmetic; or "bfloat16"')
+    remat: bool = flag(False, "recompute instead of store: less memory, more time")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The loss; see `stf_jax.training.losses`."""
+
+    label_smoothing: float = number(0.1, "of the cross entropy", 0, 1)
+    triplet_weight: float = number(0.0, "of a batch-hard triplet loss beside it; 0 is off")
+    triplet_distance: str = choice(("euclidean", "cosine"), 'or "cosine"')
+    triplet_margin: float | str = key(
+        "soft",
+        "or a number, in units of the distance",
+        lambda v: v == "soft" or within((v,), 0),
+        '"soft" or a number of 0 or more',
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its learning rates; see `stf_jax.training.optim`."""
+
+    name: str = choice(
+        ("sgd", "adam", "adamw"), 'or "adam" (weight decay in the gradient), "adamw"'
+    )
+    momentum: float = key(
+        0.9,
+        "of SGD; Adam's two are 0.9 and 0.999",
+        lambda v: within((v,), 0) and v < 1,
+        "a number from 0 to less than 1",
+    )
+    nesterov: bool = flag(True, "of SGD")
+    weight_decay: float = number(5e-4, "on every parameter")
+    lr_backbone: float = number(1e-4, "learning rate of the backbone")
+    lr_classifier: float = number(1e-3, "of the classifier")
+    lr_rest: float = number(1e-4, "of embedding and attentions")
+    schedule: str = choice(("staircase", "cosine"), 'or "cosine", to zero at the last step')
+    staircase_epochs: tuple[float, ...] = key(
+        (15, 30, 40, 50, 60, 70),
+        "counted from 1: from the start of these",
+        lambda v: within(v, 1) and rising(v),
+        "a tuple of epochs counted from 1, in rising order",
+    )
+    staircase_factor: float = key(
+        0.2, "of the learning rates at each", lambda v: within((v,), 0) and v > 0, "a number > 0"
+    )
+    warmup_epochs: float = number(0.0, "linear, after the classifier-only epochs")
+    classifier_only_epochs: float = number(0.0, "before all others; the reference's option: 20")
+    classifier_only_lr: float = number(0.1, "learning rate in them")
+    clip_norm: float = number(0.0, "greatest global norm of the gradient; 0 is off")
+    accumulate: int = number(1, "batches an update", 1)
+
+    def misfits(self) -> dict[str, str]:
+        """Keys that do not fit the others, and what is expected of them."""
+        wrong = self.name == "sgd" and self.nesterov and not self.momentum
+        return {"momentum": "more than 0 (0 only with nesterov=False)"} if wrong else {}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training run; see `stf_jax.training.loop`."""
+
+    epochs: int = number(200, "each has every training tracklet (or identity) once")
+    max_steps: int = number(0, "stop after so many steps; 0: after the epochs")
+    evaluate_every: int = number(5, "epochs; a checkpoint is written then, too; 0: at the end only")
+    checkpoint_minutes: float = number(20.0, "at least so often within an epoch; 0: never")
+    evaluate_before: bool = flag(False, "score the weights that training starts from, too")
+    log_every: int = number(20, "steps", 1)
+    sync_batch_norm: bool = flag(False, "over devices; the reference's statistics are per device")
+    parallel: str = choice(
+        ("pmap", "shard_map"), 'over local devices; or "shard_map", its successor'
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Features and scores; see `stf_jax.evaluation`."""
+
+    chunk: int = number(25, "frames of a tracklet that are fused at once", 1)
+    chunk_weighting: str = choice(("mean", "frames"), 'or "frames": weigh a chunk by its frames')
+    frames_per_device: int = number(100, "packed frames in a batch", 1)
+    protocols: tuple[str, ...] = key(
+        ("step",),
+        'or "step+queries", "mars-official"; the first chooses the best checkpoint',
+        lambda v: v != () and among(v, ("step", "step+queries", "mars-official")),
+        "a tuple of some of step, step+queries, mars-official",
+    )
+    max_rank: int = number(50, "of the CMC curve", 1)
+    distance: str = choice(("euclidean", "cosine"), 'or "cosine"')
+    flip: bool = flag(False, "mean of a tracklet's feature and its mirror image's")
+    rerank: bool = flag(False, "k-reciprocal re-ranking")
+    multi_query: str = choice(
+        ("", "mean", "max"),
+        'or "mean", "max": pool the query features of each (person, camera) into one query; with '
+        "tracklets marked multi-query, where the layout has any",
+    )
+    single_gallery_shot: bool = flag(
+        False, "CMC as CUHK03 reports it: galleries of one tracklet an identity, drawn 100 times"
+    )
+    separate_camera_set: bool = flag(
+        False, "leave out everybody of the query's camera, not its own identity there alone"
+    )
+
+    def misfits(self) -> dict[str, str]:
+        """Keys that do not fit the others, and what is expected of them."""
+        wrong = self.frames_per_device < self.chunk
+        return {"frames_per_device": f"at least one chunk ({self.chunk})"} if wrong else {}
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of a run. `changed` makes another one of it."""
+
+    seed: int = number(0, "of weights, order and augmentation")
+    pretrained: str = text(
+        "",
+        "starting weights: a file (.safetensors, .npz, .pth), hf://owner/repo/file, another run's "
+        "workdir; \"\": random. The reference has ImageNet's: convert torchvision's ResNet-50",
+    )
+    pretrained_partial: bool = flag(
+        False,
+        "leave parts as initialised that the file lacks (an ImageNet backbone has no embedding, "
+        "attentions and classifier); without it, a file that does not fit is an error",
+    )
+    profile_steps: tuple[int, ...] = key(
+        (),
+        "first and last step to write a profiler trace of; () writes none",
+        lambda v: within(v, 0, kind=int) and len(v) in (0, 2) and rising(v),
+        "two steps, first and last, or none",
+    )
+    compilation_cache: str = text(
+        "", 'folder of compiled programs; "" is the user\'s cache folder, "off" none'
+    )
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+_SECTIONS: dict[str, Any] = {f.name: f.type for f in fields(Config) if is_dataclass(f.type)}
+# Every key by its dotted name, as on the command line: "seed", "data.height".
+KEYS: dict[str, Field] = {f.name: f for f in fields(Config) if f.name not in _SECTIONS} | {
+    f"{name}.{f.name}": f for name, section in _SECTIONS.items() for f in fields(section)
+}
+# Keys that configs of older runs may lack; their defaults are what those runs did.
+_ADDED = (
+    *("augment.", "model.", "optimizer.", "data.source", "train.parallel"),
+    *("evaluation.multi_query", "evaluation.single_gallery_shot", "evaluation.separate_camera_set"),
+)
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return `config` with other values, by dotted name: `changed(config, {"data.height": 64})`.
+
+    Raises UserError with a line for each name that is no key; `check_config` checks the values.
+    """
+    found = unknown_keys(values)
+    if found:
+        raise UserError("\n".join(found))
+    return _tree({**flat_values(config), **values})
+
+
+def flat_values(config: Config) -> dict[str, Any]:
+    """Return the value of every key by its dotted name."""
+    return _flat(asdict(config))
+
+
+def unknown_keys(names: Iterable[str]) -> list[str]:
+    """Return a line for each dotted name that is no key, with the one that is most like it."""
+    found = []
+    for name in names:
+        if name not in KEYS:
+            known = [other for other in KEYS if other.startswith(name.split(".")[0] + ".")]
+            near = [] if name in _SECTIONS else get_close_matches(name, KEYS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {listed(known or _SECTIONS)}"
+            found.append(f"config.{name}: no such key; {hint}")
+    return found
+
+
+def check_config(config: Config) -> None:
+    """Raise UserError with a line for each value that its key may not hold."""
+    found = _findings(config)
+    if found:
+        raise UserError("\n".join(found))
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Return `config` as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def from_json(values: Mapping[str, Any]) -> Config:
+    """Return the config that `to_json` turned into `values`; lists become tuples.
+
+    Keys that an older run could not have get the value that does what it did. Raises UserError
+    with a line per unknown, missing or unusable value.
+    """
+    given = _flat(values)
+    found = unknown_keys(given)
+    found += [f"config.{k}: missing" for k in KEYS if k not in given and not k.startswith(_ADDED)]
+    config = _tree({k: given.get(k, default) for k, default in flat_values(Config()).items()})
+    found += _findings(config)
+    if found:
+        raise UserError("\n".join(found))
+    return config
 
 
 def load_config(path: str | Path) -> Config:
     """Return `get_config()` of the Python file `path`.
 
-    Raises UserError when there is no such file, it has no `get_config`, or that sets a key that
-    does not exist or to a value of another type.
+    Raises UserError when there is no such file, it has no `get_config`, or that has a mistake.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,191 +345,64 @@ def load_config(path: str | Path) -> Config:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"{path}: expected a function get_config() that returns a ConfigDict")
-        return module.get_config()
+        config = module.get_config() if hasattr(module, "get_config") else None
+    except FrozenInstanceError as error:
+        raise UserError(f"{path}: {error}; return changed(config, {{KEY: VALUE}})") from error
+    except UserError as error:
+        raise UserError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from error
     except (AttributeError, ImportError, KeyError, SyntaxError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path}: {reason}; the keys and their types are in configs/mars.py"
         ) from error
+    if not isinstance(config, Config):
+        raise UserError(f"{path}: expected a function get_config() that returns a Config")
+    return config
 
 
-def _is_int(low: int):
-    return (
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low,
-        f"an integer of {low} or more",
-    )
+def _findings(config: Config) -> list[str]:
+    values, wrong = flat_values(config), {}
+    for name, declared in KEYS.items():
+        if not declared.metadata["holds"](values[name]):
+            wrong[name] = declared.metadata["expected"]
+    for section in ("data", "optimizer", "evaluation"):
+        if not any(name.startswith(f"{section}.") for name in wrong):
+            misfits = getattr(config, section).misfits()
+            wrong |= {f"{section}.{name}": expected for name, expected in misfits.items()}
+    return [f"config.{n} is {values[n]!r}: expected {expected}" for n, expected in wrong.items()]
 
 
-def _is_number(low: float, high: float = float("inf")):
-    def good(value: Any) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and low <= value <= high
-
-    end = "" if high == float("inf") else f" and at most {high}"
-    return good, f"a number of {low} or more{end}"
-
-
-def _is_one_of(*values: Any):
-    return lambda v: v in values, "one of " + ", ".join(map(repr, values))
-
-
-def _is_rising(kind: type | tuple[type, ...]):
-    def good(value: Any) -> bool:
-        whole = isinstance(value, tuple | list) and all(isinstance(v, kind) for v in value)
-        return whole and list(value) == sorted(set(value))
-
-    return good, "ascending numbers"
-
-
-_TEXT = (lambda v: isinstance(v, str), "text")
-_NAME = (lambda v: isinstance(v, str) and bool(v), "text that is not empty")
-_FLAG = (lambda v: isinstance(v, bool), "True or False")
-_ANY = (lambda v: True, "anything")
-
-
-def _is_margin(value: Any) -> bool:
-    # A number given on the command line comes as text, because the key's default is text.
-    try:
-        return value == "soft" or float(value) >= 0
-    except (TypeError, ValueError):
-        return False
-
-
-_MARGIN = (_is_margin, '"soft" or a number of 0 or more')
-_PROTOCOLS = ("step", "step+queries", "mars-official")
-
-# Every key and what it may hold; the meaning stands beside each in configs/mars.py.
-RULES: dict[str, Any] = {
-    "seed": _is_int(0),
-    "pretrained": _TEXT,
-    "pretrained_partial": _FLAG,
-    "profile_steps": _is_rising(int),
-    "compilation_cache": _TEXT,
-    "data": {
-        "root": _NAME,
-        "partitions": _NAME,
-        "source": _is_one_of("folder", "tfds"),
-        "train_subset": _is_one_of("trainval", "train"),
-        "eval_subset": _is_one_of("test", "val"),
-        "height": _is_int(32),
-        "width": _is_int(16),
-        "sampler": _is_one_of("tracklet", "identity"),
-        "tracklets_per_device": _is_int(1),
-        "tracklets_per_identity": _is_int(1),
-        "min_frames": _is_int(1),
-        "max_frames": _is_int(1),
-        "frame_buckets": _is_int(1),
-        "on_corrupt": _is_one_of("error", "skip"),
-        "threads": _is_int(0),
-    },
-    "augment": _ANY,  # stf_jax.data.augment checks its own
-    "model": _ANY,  # stf_jax.models.build checks its own
-    "loss": {
-        "label_smoothing": _is_number(0, 1),
-        "triplet_weight": _is_number(0),
-        "triplet_distance": _is_one_of("euclidean", "cosine"),
-        "triplet_margin": _MARGIN,
-    },
-    "optimizer": _ANY,  # stf_jax.training.schedules checks its own
-    "train": {
-        "epochs": _is_int(0),
-        "max_steps": _is_int(0),
-        "evaluate_every": _is_int(0),
-        "checkpoint_minutes": _is_number(0),
-        "evaluate_before": _FLAG,
-        "log_every": _is_int(1),
-        "sync_batch_norm": _FLAG,
-    },
-    "evaluation": {
-        "chunk": _is_int(1),
-        "chunk_weighting": _is_one_of("mean", "frames"),
-        "frames_per_device": _is_int(1),
-        "protocols": (
-            lambda v: isinstance(v, tuple | list) and len(v) > 0 and set(v) <= set(_PROTOCOLS),
-            "some of " + ", ".join(map(repr, _PROTOCOLS)),
-        ),
-        "max_rank": _is_int(1),
-        "distance": _is_one_of("euclidean", "cosine"),
-        "flip": _FLAG,
-        "rerank": _FLAG,
-        "multi_query": _is_one_of("", "mean", "max"),
-        "single_gallery_shot": _FLAG,
-        "separate_camera_set": _FLAG,
-    },
-}
-
-# What keys of a section mean for runs that began before there were such keys.
-_ADDED: dict[str, dict[str, Any]] = {
-    "data": {"source": "folder"},
-    "evaluation": {"multi_query": "", "single_gallery_shot": False, "separate_camera_set": False},
-}
-
-
-def _findings(config: Mapping[str, Any], rules: Mapping[str, Any], prefix: str) -> list[str]:
-    found = [f"{prefix}{key}: no such key" for key in sorted(set(config) - set(rules))]
-    for key, rule in rules.items():
-        name = f"{prefix}{key}"
-        if key not in config:
-            found.append(f"{name}: missing")
-        elif isinstance(rule, dict):
-            if isinstance(config[key], Mapping | ConfigDict):
-                found += _findings(config[key], rule, f"{name}.")
-            else:
-                found.append(f"{name} is {config[key]!r}: expected a section of keys")
-        elif not rule[0](config[key]):
-            found.append(f"{name} is {config[key]!r}: expected {rule[1]}")
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        section = name in _SECTIONS and isinstance(value, Mapping)
+        found |= {f"{name}.{k}": v for k, v in value.items()} if section else {name: value}
     return found
 
 
-def check_config(config: Config) -> None:
-    """Check the keys and values of `config`; see configs/mars.py for their meaning.
-
-    Raises UserError with one line per unknown, missing or unusable value.
-    """
-    found = _findings(config, RULES, "config.")
-    if not found:
-        data, evaluation = config.data, config.evaluation
-        if data.min_frames > data.max_frames:
-            found.append(
-                f"config.data.min_frames is {data.min_frames}: expected at most max_frames "
-                f"({data.max_frames})"
-            )
-        if data.sampler == "identity" and data.tracklets_per_device % data.tracklets_per_identity:
-            found.append(
-                f"config.data.tracklets_per_device is {data.tracklets_per_device}: expected a "
-                f"multiple of tracklets_per_identity ({data.tracklets_per_identity})"
-            )
-        if evaluation.frames_per_device < evaluation.chunk:
-            found.append(
-                f"config.evaluation.frames_per_device is {evaluation.frames_per_device}: expected "
-                f"at least one chunk ({evaluation.chunk})"
-            )
-        if len(config.profile_steps) not in (0, 2):
-            found.append("config.profile_steps: expected two steps, first and last, or none")
-    if found:
-        raise UserError("\n".join(found))
+def _tree(values: Mapping[str, Any]) -> Config:
+    """The config of all keys' values, each in its key's type where it can be."""
+    values = {name: _typed(value, KEYS[name].type) for name, value in values.items()}
+    sections = {
+        name: section(**{f.name: values[f"{name}.{f.name}"] for f in fields(section)})
+        for name, section in _SECTIONS.items()
+    }
+    return Config(**{name: values[name] for name in KEYS if "." not in name}, **sections)
 
 
-def to_json(config: Config) -> dict[str, Any]:
-    """Return `config` as plain JSON values (tuples become lists)."""
-    return json.loads(config.to_json())
+def _typed(value: Any, kind: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    # A margin may come as text: on the command line, as its default is text, and in older runs.
+    if (kind is float and type(value) is int) or (kind == float | str and isinstance(value, str)):
+        try:
+            return float(value)
+        except (OverflowError, ValueError):
+            pass
+    return value
 
 
-def from_json(values: Mapping[str, Any]) -> Config:
-    """Return the ConfigDict that `to_json` turned into `values`; lists become tuples.
-
-    Keys that an older run could not have get the value that does what it did.
-    """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(v) for key, v in value.items()}
-        return tuple(plain(v) for v in value) if isinstance(value, list) else value
-
-    filled = dict(plain(values))
-    for section, added in _ADDED.items():
-        if isinstance(filled.get(section), Mapping):
-            filled[section] = added | filled[section]
-    return ConfigDict(filled)
+if __name__ == "__main__":
+    for name, found in KEYS.items():
+        print(f"{name} = {found.default!r}  # {found.metadata['meaning']}")
+        print(f"{'':4}{found.metadata['expected']}")

@@ -6,30 +6,19 @@ import os
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from stf_jax.config import Config, check_config, from_json
+from stf_jax.config import Config, changed, check_config
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.data.source import evaluation_table
 from stf_jax.errors import UserError
-from stf_jax.evaluate import load_eval_table, restore_run
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
-from stf_jax.evaluation.scoring import extract_table
+from stf_jax.evaluation.features.table import extract_table
 from stf_jax.prepare.mot import cut_videos, parse_camera
-from stf_jax.run.run_files import read_run_files
+from stf_jax.run.restore import restore_run
+from stf_jax.run.run_files import run_config
 
 _IMAGE = re.compile(r"[^.].*\.(?:png|jpg|jpeg)", re.IGNORECASE)
-
-
-def run_config(workdir: Path) -> Config:
-    """Return the config stored in `workdir`. Raises UserError where no run has begun."""
-    stored = read_run_files(workdir)
-    if stored is None:
-        raise UserError(
-            f"{workdir}: no run has begun there; expected a trained one (or, on the command "
-            "line, --config)"
-        )
-    return from_json(stored.config)
 
 
 def embed_tracklets(
@@ -65,7 +54,7 @@ def embed_tracklets(
     check_config(used)
     table, titles = _read_source(os.fspath(source), used, camera, frames_dir)
     model, variables, _ = restore_run(used, workdir, checkpoint)
-    found = extract_table(model, variables, table, used, num_devices=jax.device_count())
+    found = extract_table(model, variables, table, used)
     return feature_set(table, found, chunk=used.evaluation.chunk, titles=titles)
 
 
@@ -76,7 +65,7 @@ def _read_source(
     path = Path(source)
     if path.is_dir():
         if (path / config.data.partitions).is_file():
-            return load_eval_table(_config_of_layout(config, source)), None
+            return evaluation_table(_config_of_layout(config, source).data), None
         return frame_folders(path, camera)
     if ":" in source:
         if frames_dir is None:
@@ -89,10 +78,8 @@ def _read_source(
 
 
 def _config_of_layout(config: Config, root: str) -> Config:
-    """A copy of `config` whose data are the image files of the layout in `root`."""
-    copied = config.copy_and_resolve_references()
-    copied.data.root, copied.data.source = root, "folder"
-    return copied
+    """`config` with the image files of the layout in `root` as its data."""
+    return changed(config, {"data.root": root, "data.source": "folder"})
 
 
 def frame_folders(root: Path, camera: int = 1) -> tuple[TrackletTable, np.ndarray]:
@@ -138,8 +125,8 @@ def _video(
     """Cuts the people out of a video along its tracks and reads them as a layout."""
     cut_videos([parse_camera(f"{camera}:{source}")], frames_dir)
     layout = _config_of_layout(config, str(frames_dir))
-    layout.data.partitions, layout.data.eval_subset = "partitions.pkl", "test"
-    table = load_eval_table(layout)
+    cut = {"data.partitions": "partitions.pkl", "data.eval_subset": "test"}
+    table = evaluation_table(changed(layout, cut).data)
     with open(frames_dir / "tracklets.csv", newline="", encoding="utf-8") as file:
         rows = {(int(r["person_id"]), int(r["track"])): r for r in csv.DictReader(file)}
     found = [

@@ -3,12 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from stf_jax.config import Config, check_config, from_json, load_config
+from stf_jax.config import KEYS, Config, changed, check_config, load_config, unknown_keys
 from stf_jax.errors import UserError, told_in_lines
 
 EPILOG = """
@@ -20,7 +22,7 @@ features of anything:  python -m stf_jax.main --mode embed --workdir runs/mars \
 who is that there?     python -m stf_jax.main --mode match --workdir runs/mars \\
                            --query hall.npz --gallery door.npz --output hall_in_door
 several hosts:         ... --coordinator 10.0.0.1:1234 --num-processes 2 --process-id 0   (1 ...)
-the meaning of every key: configs/mars.py
+every key and its meaning: configs/mars.py
 """
 
 # What each mode cannot do without, beside --workdir.
@@ -114,34 +116,41 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> Config:
     """Return the config file's values (or those stored in the workdir) with the overrides applied.
 
-    Raises UserError for a missing file, an unknown key or a value of another type.
+    Raises UserError for a missing file, an unknown key or a value that it may not hold.
     """
     if options.config is not None:
         config = load_config(options.config)
     else:
-        from stf_jax.run.run_files import read_run_files
+        from stf_jax.run.run_files import run_config
 
-        stored = read_run_files(options.workdir)
-        if stored is None:
-            raise UserError(
-                f"{options.workdir}: no run has begun there; expected a trained one, or --config"
-            )
-        config = from_json(stored.config)
-    values = flags.FlagValues()
+        config = run_config(options.workdir)
+    config = changed(config, _parsed(overrides))
+    check_config(config)
+    return config
+
+
+def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of `--config.KEY=VALUE`, in the types of the keys' defaults."""
+    names = [arg.split("=")[0] for arg in overrides if arg.startswith("--config.")]
+    unknown = unknown_keys(name.removeprefix("--config.") for name in names)
+    if unknown:
+        raise UserError("\n".join(unknown))
+    argv, values = ["stf_jax.main", *overrides], flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=["stf_jax.main", *overrides]
+            "config", ConfigDict(asdict(Config())), flag_values=values, sys_argv=argv
         )
-        left = values(["stf_jax.main", *overrides])[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        left = values(argv)[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        # Of absl: "flag --config.train.epochs=many: invalid literal for int() ...".
+        flag, _, reason = " ".join(str(error).split()).removeprefix("flag ").partition(": ")
+        key = KEYS.get(flag.removeprefix("--config.").split("=")[0])
         raise UserError(
-            f"{' '.join(overrides)}: {reason}; the keys are in configs/mars.py"
+            f"{flag}: expected {key.metadata['expected']}" if key else reason
         ) from error
     if left:
         raise UserError(f"{' '.join(left)}: expected options of the form --config.KEY=VALUE")
-    check_config(config)
-    return config
+    return config_flags.get_override_values(values["config"])
 
 
 def _embed(config: Config, options: argparse.Namespace) -> None:
@@ -190,7 +199,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     if options.mode == "match":
         _match(config, options)
         return 0
-    from stf_jax.compilation import use_compilation_cache
+    from stf_jax.devices import use_compilation_cache
 
     use_compilation_cache(config.compilation_cache)
     if options.mode == "embed":
@@ -200,7 +209,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
 
         evaluate_workdir(config, options.workdir, options.checkpoint, report=not options.no_report)
     else:
-        from stf_jax.training.loop import train
+        from stf_jax.train import train
         from stf_jax.training.stop_request import RunStoppedError
 
         try:

@@ -29,3 +29,45 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# Fixtures that bring what is not installed with the tests, and the marker of tests that use them.
+NEEDS = ("torch", "browser")
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, where it is installed."""
+    return pytest.importorskip("torch")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in set(NEEDS) & set(getattr(item, "fixturenames", ())):
+            item.add_marker(name)
+
+
+def _may_be_missing(node: pytest.Item | pytest.Collector) -> bool:
+    everything = os.environ.get("STF_NOTHING_MISSING", "") not in ("", "0")
+    marked = any(node.get_closest_marker(name) is not None for name in NEEDS)
+    return marked and not everything
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """A test is skipped only for want of what its marker names; never where all has to be there."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and not _may_be_missing(item):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which nothing allows: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    """The same of a file that is skipped as a whole."""
+    report = yield
+    if report.skipped and not _may_be_missing(collector):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which nothing allows: {report.longrepr}"
+    return report

@@ -20,31 +20,30 @@ from benchmarking.lengths import (
 )
 from PIL import Image
 
+from stf_jax.config import AugmentConfig, LossConfig, OptimizerConfig, load_config
 from stf_jax.data.sampling import evaluation_plan, frame_counts
 from stf_jax.evaluation.features.extract import extract_features
 from stf_jax.models import build_model
 from stf_jax.models.resnet import Conv, ResNet
-from stf_jax.training.state import init_variables
+from stf_jax.models.variables import init_variables
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "tests" / "fixtures" / "mars_info"
 
 
 def test_settings_are_those_of_the_config_for_mars():
-    from stf_jax.config import load_config
-
     config = load_config(ROOT / "configs" / "mars.py")
     found = settings.from_flags({}, platform="gpu")
-    for name, value in found.model.items():
-        assert config.model[name] == value
+    assert found.model == config.model
     assert (found.height, found.width) == (config.data.height, config.data.width)
     assert found.tracklets == config.data.tracklets_per_device
     assert (found.min_frames, found.slots) == (config.data.min_frames, config.data.max_frames)
     assert found.frame_buckets == config.data.frame_buckets
     assert found.slots == config.evaluation.chunk
     assert found.extract_frames == config.evaluation.frames_per_device
-    assert config.loss.to_dict() == workload.LOSS
-    assert config.augment.to_dict() == workload.AUGMENT
+    # The recipe's, which the measured step has.
+    assert (config.loss, config.augment) == (LossConfig(), AugmentConfig())
+    assert config.optimizer == OptimizerConfig()
     table = mars_table(TABLES, "train")
     assert (table.num_labels, table.num_tracklets) == (found.num_classes, 8298)
     assert table.num_frames == 509_914
@@ -116,11 +115,11 @@ def test_layers_are_the_convolutions_of_the_backbone(backbone):
     assert total == roofline.program_flops(apply, variables, frames)
 
 
+@pytest.mark.usefixtures("torch")
 @pytest.mark.parametrize(
     "layer", [layers.Layer(9, 6, 4, 8, 3, 2), layers.Layer(8, 6, 8, 4, 1, 1)], ids=str
 )
 def test_layers_are_compared_with_the_same_function(layer):
-    pytest.importorskip("torch")
     arrays = layers.drawn(layer, 2, 0)
     own = [work() for work in layers.ours(layer, "float32", *arrays)]
     other = [work().numpy() for work in layers.torchs(layer, settings.Settings(), *arrays)]
@@ -130,8 +129,8 @@ def test_layers_are_compared_with_the_same_function(layer):
         np.testing.assert_allclose(array, found.transpose(order), atol=1e-4)
 
 
+@pytest.mark.usefixtures("torch")
 def test_layers_are_summed_by_kernel(monkeypatch):
-    pytest.importorskip("torch")
     monkeypatch.setattr(layers, "measured", lambda *_: np.array([[3.0, 9, 5], [2, 9, 2]]))
     rows = list(layers.run(settings.Settings(backbone="resnet18", height=64, width=32)))
     assert sum(row["times"] for row in rows if "layer" in row) == 1 + 16 + 3
@@ -146,13 +145,13 @@ def test_layers_are_summed_by_kernel(monkeypatch):
 def test_plans_from_counts():
     counts = np.array([[[2, 0], [1, 3]]])
     plan = plan_of_counts(counts, 3)
-    assert plan.frames.tolist() == [
+    assert plan.frame_rows.tolist() == [
         [[[0, 1, -1], [-1, -1, -1]], [[2, -1, -1], [3, 4, 5]]],
     ]
     assert plan.tracklets.tolist() == [[[0, -1], [2, 3]]]
     padded = padded_plan(plan, 2)
-    assert padded.frames.shape == (1, 2, 2, 3)
-    assert np.array_equal(padded.frames[padded.frames >= 0], np.arange(6))
+    assert padded.frame_rows.shape == (1, 2, 2, 3)
+    assert np.array_equal(padded.frame_rows[padded.frame_rows >= 0], np.arange(6))
     assert padded.tracklets.ravel().tolist() == [0, 2, 3, -1]
 
 
@@ -170,12 +169,12 @@ def test_batches_of_the_same_frames_have_the_same_pixels():
     packed = workload.make_batch(small, plan, 0, 3)
     padded = workload.make_batch(small, plan, 0, 4)
     for name in ("images", "tracklet", "slot"):
-        assert np.array_equal(packed[name], padded[name][:, :3])
-    assert packed["tracklet"].tolist() == [[0, 0, 1]]
-    assert packed["slot"].tolist() == [[0, 1, 0]]
-    assert padded["tracklet"][0, 3] == 2
-    assert not padded["images"][0, 3].any()
-    assert packed["labels"].tolist() == [[0, 1]]
+        assert np.array_equal(getattr(packed, name), getattr(padded, name)[:, :3])
+    assert packed.tracklet.tolist() == [[0, 0, 1]]
+    assert packed.slot.tolist() == [[0, 1, 0]]
+    assert padded.tracklet[0, 3] == 2
+    assert not padded.images[0, 3].any()
+    assert packed.labels.tolist() == [[0, 1]]
 
 
 def test_remat_keeps_less_for_the_backward_pass():
@@ -332,10 +331,10 @@ def grow(given, *, image):
     """Yield how far the peak grows with each longer tracklet evaluated, with all but a model."""
 
     def features(_, batch):
-        owner = jnp.arange(4)[:, None] == batch["tracklet"][None]
+        owner = jnp.arange(4)[:, None] == batch.tracklet[None]
         weights = jnp.full((4, 25), 1 / 25)
         return {
-            "features": owner @ batch["images"].astype(jnp.float32).mean((1, 2)),
+            "features": owner @ batch.images.astype(jnp.float32).mean((1, 2)),
             **dict.fromkeys(("frame_weights", "intra_weights", "inter_weights"), weights),
         }
 
@@ -361,7 +360,6 @@ def grow(given, *, image):
         yield {"frames": length, "grows": peak() - before}
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the peak on Linux only")
 def test_long_tracklets_are_evaluated_in_constant_memory(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     image = tmp_path / "frame.jpg"

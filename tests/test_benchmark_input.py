@@ -32,8 +32,8 @@ def layout(tmp_path):
     return tmp_path / "layout"
 
 
+@pytest.mark.usefixtures("torch")
 def test_from_end_to_end(benchmark, layout, capsys, tmp_path):
-    pytest.importorskip("torch")
     found = tmp_path / "found.json"
     numbers = ["--rounds", "1", "--steps", "2", "--warmup", "1", "--needed", "50"]
     status = benchmark.main(["--root", str(layout), "--json", str(found), *numbers])
@@ -73,9 +73,9 @@ def test_arithmetic(benchmark):
 def test_the_plan_has_the_steps_asked_for(benchmark, layout):
     table = benchmark.load_layout(layout).trainval
     plan = benchmark.plan_steps(table, 3, tracklets=2, slots=4)
-    assert plan.frames.shape == (3, 1, 2, 4)
+    assert plan.frame_rows.shape == (3, 1, 2, 4)
     assert sorted(plan.tracklets[:2].ravel()) == [0, 1, 2, 3]
-    assert (plan.frames >= 0).all()
+    assert (plan.frame_rows >= 0).all()
 
 
 @pytest.mark.parametrize(

@@ -15,19 +15,20 @@ import pytest
 from PIL import Image
 
 import stf_jax
-from stf_jax.config import Config, load_config
+from stf_jax.config import Config, changed, load_config, to_json
 from stf_jax.embed import frame_folders
 from stf_jax.errors import UserError
 from stf_jax.evaluation import rank_gallery
 from stf_jax.evaluation.features.feature_files import FeatureSet, read_features, write_features
 from stf_jax.main import main
 from stf_jax.models import TemporalFusionNet, build_model
+from stf_jax.models.variables import init_variables
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.run import checkpoint
 from stf_jax.run.metrics_log import MetricsLog
 from stf_jax.run.run_files import write_run_files
 from stf_jax.training.optim import make_optimizer
-from stf_jax.training.state import init_state, init_variables
+from stf_jax.training.state import init_state
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PEOPLE, LENGTH = 5, 6  # LENGTH: a chunk of four frames and one of two
@@ -53,14 +54,18 @@ def make_layout(root: Path) -> Path:
 
 
 def tiny_config(layout: Path, cache: Path) -> Config:
-    config = load_config(CONFIGS / "mars.py")
-    config.data.root = str(layout)
-    config.data.height, config.data.width = 32, 16
-    config.model.backbone, config.model.embed_dim = "resnet18", 8
-    config.model.stages = (4,)
-    config.evaluation.chunk, config.evaluation.frames_per_device = 4, 16
-    config.compilation_cache = str(cache)
-    return config
+    values = {
+        "data.root": str(layout),
+        "data.height": 32,
+        "data.width": 16,
+        "model.backbone": "resnet18",
+        "model.embed_dim": 8,
+        "model.stages": (4,),
+        "evaluation.chunk": 4,
+        "evaluation.frames_per_device": 16,
+        "compilation_cache": str(cache),
+    }
+    return changed(load_config(CONFIGS / "mars.py"), values)
 
 
 def draw_variables(model: TemporalFusionNet) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def workdir(layout: Path, tmp_path_factory: pytest.TempPathFactory):
     """A run that was never trained, evaluated once."""
     workdir = tmp_path_factory.mktemp("run")
     config = tiny_config(layout, workdir / "cache")
-    write_run_files(workdir, config, {0: 0})
+    write_run_files(workdir, to_json(config), {0: 0})
     variables = draw_variables(build_model(config.model, 3))
     optimizer, _ = make_optimizer(config.optimizer, 10, 10, variables["params"])
     state = init_state(variables, optimizer)

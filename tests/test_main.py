@@ -1,13 +1,17 @@
 """The command line: bad input is one clear line and exit status 2, never a traceback."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stf_jax.config import KEYS, Config, changed, check_config, flat_values
+from stf_jax.errors import UserError
 from stf_jax.main import main, parse, read_config
-from stf_jax.training import loop
+from stf_jax.run.run_files import write_run_files
 from stf_jax.training.stop_request import RunStoppedError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -29,11 +33,48 @@ def test_overrides_reach_the_config() -> None:
     assert config.train.epochs == 7
 
 
+# One of these is another value that the key may hold.
+OTHERS = [
+    *(True, False, 2, 126, 0.25, 1.5, (0.1, 0.2), (2.0, 3.0), (3,), (10, 20), ("intra",)),
+    *("words", "tfds", "train", "val", "identity", "skip", "resnet18", "learned", "reference"),
+    *("bfloat16", "cosine", "adam", "shard_map", "frames", "max"),
+    ("step", "mars-official"),
+]
+
+
+def another_value(name: str) -> Any:
+    """A value of the key that is not its default and fits the other keys' defaults."""
+    default = KEYS[name].default
+    for value in [0.25] if name == "loss.triplet_margin" else OTHERS:
+        if value != default and type(value) in (type(default), float):
+            with contextlib.suppress(UserError):
+                check_config(changed(Config(), {name: value}))
+                return value
+    raise AssertionError(f"{name}: no value in OTHERS fits")
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_every_key_can_be_set(name: str) -> None:
+    value = another_value(name)
+    argv = ["--config", str(CONFIGS / "mars.py"), "--workdir", "w", f"--config.{name}={value}"]
+    found = flat_values(read_config(*parse(argv)))
+    assert found == {**flat_values(Config()), name: value}
+    assert found[name] != KEYS[name].default
+    assert type(found[name]) is type(value)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("--config.model.backbon=resnet18", "backbon"),
+        ("--config.model.backbon=resnet18", "did you mean model.backbone?"),
         ("--config.train.epochs=many", "many"),
+        ("--config.train.epochs=many", "expected a whole number of 0 or more"),
+        ("--config.train.evaluate_before=maybe", "expected True or False"),
+        ("--config.augment.erase=often", "expected a number from 0 to 1"),
+        ("--config.augment.erase=2", "config.augment.erase is 2.0: expected a number from 0 to 1"),
+        ("--config.model.stages=(4,", "expected a tuple of some of 1, 2, 3, 4"),
+        ("--config.loss.triplet_margin=hard", "triplet_margin is 'hard': expected"),
         ("--config.data.height=3", "config.data.height is 3"),
     ],
 )
@@ -58,6 +99,13 @@ def test_no_data_says_what_was_looked_for_and_how_to_prepare_it(tmp_path, capsys
     assert "python -m stf_jax.prepare" in lines[0]
 
 
+def test_the_config_of_another_program_is_named_with_its_file(tmp_path, capsys) -> None:
+    write_run_files(tmp_path, {"data": {"colour": "red"}}, {})
+    status, lines = run(capsys, "--mode", "evaluate", "--workdir", str(tmp_path))
+    assert status == 2
+    assert lines[0].startswith(f"error: {tmp_path / 'config.json'}: config.data.colour: no such")
+
+
 def test_evaluating_nothing_says_so(tmp_path, capsys) -> None:
     status, lines = run(capsys, "--mode", "evaluate", "--workdir", str(tmp_path))
     assert status == 2
@@ -71,7 +119,7 @@ def test_stopped_training_is_no_success(tmp_path, monkeypatch, name: str, status
     def stop(config, workdir):
         raise RunStoppedError(name)
 
-    monkeypatch.setattr(loop, "train", stop)
+    monkeypatch.setattr("stf_jax.train.train", stop)
     argv = ["--config", str(CONFIGS / "mars.py"), "--workdir", str(tmp_path)]
     assert main([*argv, "--config.compilation_cache=off"]) == status
 

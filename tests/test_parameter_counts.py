@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from stf_jax.config import Config, load_config
+from stf_jax.config import Config, changed, load_config
 from stf_jax.models import build_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -83,6 +83,9 @@ def test_configs(name: str) -> None:
 def test_ablation_variants(name: str) -> None:
     config = load_config(CONFIGS / "ablation.py")
     stages, frame_attention, stage_attention = ablation().VARIANTS[name]
-    config.model.stages, config.model.frame_attention = stages, frame_attention
-    config.model.stage_attention = stage_attention
-    assert parameters(config, 140) == VARIANTS[name]
+    values = {
+        "model.stages": stages,
+        "model.frame_attention": frame_attention,
+        "model.stage_attention": stage_attention,
+    }
+    assert parameters(changed(config, values), 140) == VARIANTS[name]

@@ -1,6 +1,6 @@
 """The PyTorch peer is the reference's function: goldens, our model; its command line."""
 
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -21,7 +21,8 @@ from stf_jax.models.weights.pretrained import variables_from_torch
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.training.losses import smoothed_cross_entropy
 
-torch = pytest.importorskip("torch")
+# Every test asks for the fixture `torch`, by `global_settings`.
+torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SIZE = ["--backbone", "resnet18", "--height", "32", "--width", "32", "--embed-dim", "8"]
@@ -38,7 +39,7 @@ def peer():
 
 
 @pytest.fixture(autouse=True)
-def global_settings():
+def global_settings(torch):
     """What the peer changes in PyTorch is put back; one thread is not slowed by other programs."""
     backends: Any = torch.backends
     before = torch.get_float32_matmul_precision(), backends.cudnn.benchmark, torch.get_num_threads()

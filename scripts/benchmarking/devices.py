@@ -12,6 +12,7 @@ from benchmarking import child, workload
 from benchmarking.child import Row
 from benchmarking.lengths import plan_of_counts
 from benchmarking.settings import Settings, changed
+from stf_jax.config import AugmentConfig
 from stf_jax.data.sampling import Plan
 
 COUNTS = (1, 2, 4, 8)
@@ -49,11 +50,13 @@ def losses(settings: Settings) -> Iterator[Row]:
     whole = plan_of_counts(counts, settings.slots)
     for number in COUNTS:
         shape = (1, number, max(COUNTS) // number)
-        plan = Plan(whole.tracklets.reshape(shape), whole.frames.reshape(*shape, settings.slots))
+        plan = Plan(
+            whole.tracklets.reshape(shape), whole.frame_rows.reshape(*shape, settings.slots)
+        )
         run = workload.training(
             settings,
             devices=jax.devices()[:number],
-            augment={"mirror": 0.0, "blur": 0.0},
+            augment=AugmentConfig(mirror=0.0, blur=0.0),
             synchronised=True,
         )
         batch = workload.make_batch(settings, plan, 0, shape[2] * settings.slots)

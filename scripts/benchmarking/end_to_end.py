@@ -7,32 +7,38 @@ from pathlib import Path
 
 from benchmarking.child import Row
 from benchmarking.layout import layout_folder, need_tensorflow
-from benchmarking.settings import ROOT, Settings
+from benchmarking.settings import Settings
+from stf_jax.config import Config, DataConfig, EvaluationConfig, TrainConfig
 
 
 def run(settings: Settings) -> Iterator[Row]:
     """Yield real frames/s and the share of time that the loop waits for a batch."""
     need_tensorflow()
-    from stf_jax.config import load_config
     from stf_jax.run.metrics_log import METRICS_FILE, read_metrics
-    from stf_jax.training.loop import train
+    from stf_jax.train import train
 
-    config = load_config(ROOT / "configs" / "mars.py")
-    config.seed = settings.seed
-    config.data.root = str(layout_folder(settings))
-    for name in ("height", "width", "frame_buckets", "threads"):
-        config.data[name] = getattr(settings, name)
-    config.data.tracklets_per_device = settings.tracklets
-    config.data.min_frames, config.data.max_frames = settings.plan["min_frames"], settings.slots
-    config.model.update(settings.model)
-    config.evaluation.chunk = settings.slots
-    config.evaluation.frames_per_device = settings.extract_frames
     # Windows of `steps`; the first ones compile, the last `rounds` count.
-    windows = 3 + settings.rounds
-    config.train.log_every = settings.steps
-    config.train.max_steps = settings.steps * windows
-    config.train.epochs = config.train.max_steps
-    config.train.evaluate_every = 0
+    steps = settings.steps * (3 + settings.rounds)
+    config = Config(
+        seed=settings.seed,
+        data=DataConfig(
+            root=str(layout_folder(settings)),
+            height=settings.height,
+            width=settings.width,
+            frame_buckets=settings.frame_buckets,
+            threads=settings.threads,
+            tracklets_per_device=settings.tracklets,
+            min_frames=settings.plan["min_frames"],
+            max_frames=settings.slots,
+        ),
+        model=settings.model,
+        train=TrainConfig(
+            epochs=steps, max_steps=steps, log_every=settings.steps, evaluate_every=0
+        ),
+        evaluation=EvaluationConfig(
+            chunk=settings.slots, frames_per_device=settings.extract_frames
+        ),
+    )
     with tempfile.TemporaryDirectory(prefix="stf_benchmark_") as folder:
         train(config, Path(folder))
         logged = [row for row in read_metrics(Path(folder) / METRICS_FILE) if "data_wait" in row]

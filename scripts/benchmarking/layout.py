@@ -11,9 +11,8 @@ from benchmarking.settings import Settings
 
 def need_tensorflow() -> None:
     """Raise NotRunError where reading pictures is impossible."""
-    for name in ("tensorflow", "ml_collections"):
-        if not installed(name):
-            raise NotRunError(f"needs {name}, which is not installed")
+    if not installed("tensorflow"):
+        raise NotRunError("needs tensorflow, which is not installed")
 
 
 def layout_folder(settings: Settings) -> Path:

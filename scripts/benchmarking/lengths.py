@@ -65,11 +65,11 @@ def plan_of_counts(counts: Int64[np.ndarray, "s d b"], slots: int) -> Plan:
 def padded_plan(plan: Plan, chunks: int) -> Plan:
     """Return the chunks of an evaluation plan in its order, `chunks` a device and step."""
     real = plan.tracklets >= 0
-    devices, slots = plan.tracklets.shape[1], plan.frames.shape[3]
+    devices, slots = plan.tracklets.shape[1], plan.frame_rows.shape[3]
     steps = -(-int(real.sum()) // (devices * chunks))
     tracklets = np.full(steps * devices * chunks, -1)
     frames = np.full((len(tracklets), slots), -1)
-    tracklets[: real.sum()], frames[: real.sum()] = plan.tracklets[real], plan.frames[real]
+    tracklets[: real.sum()], frames[: real.sum()] = plan.tracklets[real], plan.frame_rows[real]
     shape = (steps, devices, chunks)
     return Plan(tracklets.reshape(shape), frames.reshape(*shape, slots))
 

@@ -9,6 +9,7 @@ from benchmarking import child, peer, workload
 from benchmarking.child import Row
 from benchmarking.lengths import plan_of_counts, table_of
 from benchmarking.settings import Settings, changed
+from stf_jax.data.batch import PackedBatch
 from stf_jax.data.sampling import evaluation_plan, frame_buckets, frame_counts
 from stf_jax.evaluation.features.extract import extract_features
 
@@ -56,7 +57,7 @@ def run(settings: Settings) -> Iterator[Row]:
         }
 
 
-def _full(settings: Settings) -> tuple[workload.Training, workload.Batch]:
+def _full(settings: Settings) -> tuple[workload.Training, PackedBatch]:
     """Return the training step and a batch without padding."""
     counts = np.full((1, jax.device_count(), settings.tracklets), settings.slots)
     plan = plan_of_counts(counts, settings.slots)
@@ -75,7 +76,7 @@ def of_training(settings: Settings) -> Iterator[Row]:
     seconds = workload.step_seconds(settings, run, program, program.place(batch))
     yield {
         "ms": 1e3 * seconds,
-        "frames/s": batch["tracklet"].size / seconds,
+        "frames/s": batch.tracklet.size / seconds,
         "kept GB": _gigabytes(workload.kept_bytes(settings, batch)),
         "program GB": _gigabytes(program.memory()),
         "device GB": _gigabytes(workload.peak_device_memory()),
@@ -101,7 +102,7 @@ def of_long(settings: Settings, *, frames: int) -> Iterator[Row]:
         )
         sizes = frame_buckets(frame_counts(plan).max(1), 1, largest=settings.extract_frames)
         batches = (
-            workload.make_batch(settings, plan, s, sizes[-1]) for s in range(len(plan.frames))
+            workload.make_batch(settings, plan, s, sizes[-1]) for s in range(len(plan.frame_rows))
         )
         found = extract_features(step, variables, batches, plan, 1, length)
         assert found.num_frames.tolist() == [length]
@@ -109,7 +110,7 @@ def of_long(settings: Settings, *, frames: int) -> Iterator[Row]:
     pixels = frames * settings.height * settings.width * 3
     yield {
         "tracklet of": frames,
-        "batches": len(plan.frames),
+        "batches": len(plan.frame_rows),
         "its pixels MB": pixels / 1e6,
         "host peak grows MB": (workload.peak_host_memory() - before) / 1e6,
         "host GB": _gigabytes(workload.peak_host_memory()),

@@ -15,6 +15,7 @@ from benchmarking.child import Row
 from benchmarking.extraction import median_seconds, sampled_plan
 from benchmarking.lengths import mars_table, padded_plan, representative_steps
 from benchmarking.settings import Settings
+from stf_jax.data.batch import PackedBatch
 from stf_jax.data.sampling import (
     frame_buckets,
     frame_counts,
@@ -54,7 +55,7 @@ def training(settings: Settings) -> Iterator[Row]:
     run = workload.training(settings)
     programs: dict[int, workload.Program] = {}
 
-    def steps(sizes: np.ndarray) -> list[tuple[workload.Program, workload.Batch]]:
+    def steps(sizes: np.ndarray) -> list[tuple[workload.Program, PackedBatch]]:
         listed = []
         for step, size in zip(chosen.tolist(), sizes.tolist(), strict=True):
             batch = workload.make_batch(settings, plan, step, size)
@@ -92,7 +93,7 @@ def extraction(settings: Settings) -> Iterator[Row]:
     step, variables = workload.extraction(settings)
     features, seconds = {}, {}
     for name, its, rows in (("packed", plan, size), ("padded", padded, chunks * settings.slots)):
-        batches = [workload.make_batch(settings, its, s, rows) for s in range(len(its.frames))]
+        batches = [workload.make_batch(settings, its, s, rows) for s in range(len(its.frame_rows))]
         program = workload.compile_step(step, variables, batches[0])
         features[name] = extract_features(
             program.call, variables, batches, its, table.num_tracklets, table.num_frames

@@ -87,8 +87,8 @@ def mars_lengths(settings: Settings) -> dict[str, np.ndarray]:
     plan = training_plan(table, num_devices=1, epoch=1, **settings.plan)
     steps = representative_steps(plan, settings.steps)
     _, evaluation = sampled_plan(settings, 1)
-    chunks = (evaluation.frames >= 0).sum(-1)
-    return {"train": (plan.frames[steps, 0] >= 0).sum(-1), "extract": chunks[chunks > 0]}
+    chunks = (evaluation.frame_rows >= 0).sum(-1)
+    return {"train": (plan.frame_rows[steps, 0] >= 0).sum(-1), "extract": chunks[chunks > 0]}
 
 
 def ours(part: str, settings: Settings, dtype: str, lengths: np.ndarray) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def ours_extract(settings: Settings, *, lengths: list[int]) -> Iterator[Row]:
     )
     (size,) = frame_buckets(frame_counts(plan).max(1), 1)
     step, variables = workload.extraction(settings)
-    batches = [workload.make_batch(settings, plan, s, size) for s in range(len(plan.frames))]
+    batches = [workload.make_batch(settings, plan, s, size) for s in range(len(plan.frame_rows))]
     program = workload.compile_step(step, variables, batches[0])
     resident = [program.place(batch) for batch in batches]
     seconds = []

@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from stf_jax.config import ModelConfig
+
 ROOT = Path(__file__).resolve().parents[2]
 
-# Of configs/mars.py (a test compares them), which needs ml_collections; a GPU machine may lack it.
+# Of configs/mars.py; a test compares them.
 SIZES: dict[str, dict[str, Any]] = {
     "mars": {"backbone": "resnet50", "height": 384, "width": 128, "embed_dim": 4096},
     "small": {"backbone": "resnet18", "height": 64, "width": 32, "embed_dim": 256},
@@ -45,11 +47,11 @@ class Settings:
     compilation_cache: str = ""  # as config.compilation_cache
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> ModelConfig:
         """The `model` section of a config."""
-        return {
-            name: getattr(self, name) for name in ("backbone", "embed_dim", "dtype", "remat")
-        } | {"stages": (2, 4), "frame_attention": ("intra", "inter")}
+        return ModelConfig(
+            backbone=self.backbone, embed_dim=self.embed_dim, dtype=self.dtype, remat=self.remat
+        )
 
     @property
     def plan(self) -> dict[str, Any]:

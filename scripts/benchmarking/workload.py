@@ -6,7 +6,7 @@ Needs neither ml_collections nor TensorFlow.
 import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,26 +14,16 @@ import jax
 import numpy as np
 
 from benchmarking.settings import Settings
-from stf_jax.compilation import use_compilation_cache
+from stf_jax.config import AugmentConfig, LossConfig, OptimizerConfig
+from stf_jax.data.batch import PackedBatch
 from stf_jax.data.sampling import Plan
-from stf_jax.devices import DEVICES, replicate
+from stf_jax.devices import DEVICES, replicate, use_compilation_cache
 from stf_jax.evaluation.features.extract import parallel_extract_step
 from stf_jax.models import build_model
+from stf_jax.models.variables import init_variables
 from stf_jax.training.optim import make_optimizer
-from stf_jax.training.state import init_state, init_variables
+from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
-
-# Of configs/mars.py.
-LOSS = {
-    "label_smoothing": 0.1,
-    "triplet_weight": 0.0,
-    "triplet_distance": "euclidean",
-    "triplet_margin": "soft",
-}
-AUGMENT = {"mirror": 0.5, "blur": 0.1}
-
-# Every batch of these keys has a leading device axis.
-Batch = dict[str, Any]
 
 
 @dataclass
@@ -49,23 +39,23 @@ def training(
     settings: Settings,
     *,
     devices: Sequence[Any] | None = None,
-    augment: Mapping[str, Any] | None = None,
+    augment: AugmentConfig | None = None,
     synchronised: bool = False,
 ) -> Training:
-    """Return the step over `devices` (default: all) and the state before the first one."""
+    """Return the recipe's step over `devices` (default: all) and the state before the first one."""
     use_compilation_cache(settings.compilation_cache)
     model = build_model(
         settings.model, settings.num_classes, axis_name=DEVICES if synchronised else None
     )
     variables = init_variables(model, settings.seed, settings.height, settings.width)
-    optimizer, _ = make_optimizer({}, 2074, 200 * 2074, variables["params"])
+    optimizer, _ = make_optimizer(OptimizerConfig(), 2074, 200 * 2074, variables["params"])
     step = parallel_train_step(
         devices,
         model=model,
         optimizer=optimizer,
         num_slots=settings.slots,
-        loss_options=LOSS,
-        augment_options=AUGMENT if augment is None else augment,
+        loss_options=LossConfig(),
+        augment_options=augment or AugmentConfig(),
     )
     state, key = replicate((init_state(variables, optimizer), jax.random.key(settings.seed)))
     return Training(step, state, key)
@@ -79,28 +69,28 @@ def extraction(settings: Settings) -> tuple[Callable[..., Any], Any]:
     return parallel_extract_step(model, num_slots=settings.slots), replicate(variables)
 
 
-def make_batch(settings: Settings, plan: Plan, step: int, size: int) -> Batch:
+def make_batch(settings: Settings, plan: Plan, step: int, size: int) -> PackedBatch:
     """Return a step of a plan as `stf_jax.data.pipeline` yields it, of drawn pixels and labels.
 
     The first rows of each device's `size` are real. A frame's pixels depend on its row of the table
     and on the seed only, so that plans of the same frames can be compared.
     """
-    planned = plan.frames[step]
+    planned = plan.frame_rows[step]
     devices, tracklets, _ = planned.shape
     shape = (settings.height, settings.width, 3)
     pool = _pixels(settings.seed, shape)
-    batch = {
-        "images": np.zeros((devices, size, *shape), np.uint8),
-        "tracklet": np.full((devices, size), tracklets, np.int32),
-        "slot": np.zeros((devices, size), np.int32),
-        "labels": (np.maximum(plan.tracklets[step], 0) % settings.num_classes).astype(np.int32),
-    }
+    batch = PackedBatch(
+        images=np.zeros((devices, size, *shape), np.uint8),
+        tracklet=np.full((devices, size), tracklets, np.int32),
+        slot=np.zeros((devices, size), np.int32),
+        labels=(np.maximum(plan.tracklets[step], 0) % settings.num_classes).astype(np.int32),
+    )
     for d in range(devices):
         tracklet, slot = np.nonzero(planned[d] >= 0)
         real = slice(len(slot))
-        batch["images"][d, real] = pool[planned[d, tracklet, slot] % len(pool)]
-        batch["tracklet"][d, real], batch["slot"][d, real] = tracklet, slot
-    batch["labels"][plan.tracklets[step] < 0] = -1
+        batch.images[d, real] = pool[planned[d, tracklet, slot] % len(pool)]
+        batch.tracklet[d, real], batch.slot[d, real] = tracklet, slot
+    batch.labels[plan.tracklets[step] < 0] = -1
     return batch
 
 
@@ -117,7 +107,7 @@ class Program:
     seconds: float  # to compile, or to load from the compilation cache
     cached: bool
 
-    def place(self, batch: Batch) -> Batch:
+    def place(self, batch: PackedBatch) -> PackedBatch:
         """Return the batch on the device."""
         arguments, _ = self.call.input_shardings
         return jax.block_until_ready(jax.device_put(batch, arguments[1]))
@@ -155,13 +145,13 @@ def compile_step(step: Any, *arguments: Any) -> Program:
     return Program(call, time.perf_counter() - start, _cache_hits[0] > hits)
 
 
-def compile_training(run: Training, batch: Batch) -> Program:
+def compile_training(run: Training, batch: PackedBatch) -> Program:
     """Return the training program for batches like this one."""
     return compile_step(run.step, run.state, batch, run.key)
 
 
 def train_steps(
-    run: Training, steps: Sequence[tuple[Program, Batch]], *, each: bool = False
+    run: Training, steps: Sequence[tuple[Program, PackedBatch]], *, each: bool = False
 ) -> tuple[list[float], list[Any]]:
     """Run the steps one after another; return seconds, of all or of each, and the metrics.
 
@@ -182,7 +172,7 @@ def train_steps(
     return seconds, metrics
 
 
-def step_seconds(settings: Settings, run: Training, program: Program, batch: Batch) -> float:
+def step_seconds(settings: Settings, run: Training, program: Program, batch: PackedBatch) -> float:
     """Return the median over rounds of the seconds of a step, after one that does not count."""
     train_steps(run, [(program, batch)])
     steps = [(program, batch)] * settings.steps
@@ -190,7 +180,7 @@ def step_seconds(settings: Settings, run: Training, program: Program, batch: Bat
     return statistics.median(rounds) / settings.steps
 
 
-def kept_bytes(settings: Settings, batch: Batch) -> int:
+def kept_bytes(settings: Settings, batch: PackedBatch) -> int:
     """Return what the forward pass keeps for the backward one, weights included; runs nothing.
 
     Of the traced program, so what the compiler makes of it (`Program.memory`) is another matter.
@@ -217,8 +207,8 @@ def kept_bytes(settings: Settings, batch: Batch) -> int:
 
         return jax.vjp(logits, variables["params"])[1]
 
-    share = {name: array[0] for name, array in batch.items()}
-    kept = jax.eval_shape(backward, variables, share["images"], share["tracklet"], share["slot"])
+    share = jax.tree.map(lambda array: array[0], batch)
+    kept = jax.eval_shape(backward, variables, share.images, share.tracklet, share.slot)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
 

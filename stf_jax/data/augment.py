@@ -4,8 +4,8 @@ Drawing parameters is apart from applying them, so that each augmentation is a p
 The order: colour jitter (it works on 8-bit values), shift, mirror, blur, erasing, normalisation.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
 
-from stf_jax.data.augment_options import IMAGE_MEAN, IMAGE_STD, check_options
+from stf_jax.config import AugmentConfig
+from stf_jax.data.image_statistics import IMAGE_MEAN, IMAGE_STD
 
 _MEAN = 255.0 * np.array(IMAGE_MEAN, np.float32)
 _STD = 255.0 * np.array(IMAGE_STD, np.float32)
@@ -49,7 +50,7 @@ def normalise(
 def augment(
     key: PRNGKeyArray,
     images: UInt8[Array | np.ndarray, "m h w 3"],
-    options: Mapping[str, Any] | None = None,
+    options: AugmentConfig,
     *,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "m h w 3"]:
@@ -58,34 +59,30 @@ def augment(
     Args:
         key: of this step and device. Frame i depends on `key`, i and its pixels only, not on M.
         images: RGB, 0..255.
-        options: see `stf_jax.data.augment_options`; what is not named has the reference's value.
+        options: probabilities and limits; those of `horizontal_crop` and padding are not used here.
         dtype: float32 or bfloat16.
-
-    Raises:
-        UserError: an unknown option or a value out of its range.
     """
-    options = check_options(options)
     num_frames, height, width, _ = images.shape
     draws = draw(key, num_frames, height, width, options)
     pixels = jnp.asarray(images, jnp.float32)
     # An augmentation that is off costs nothing: the options are known when this is traced.
-    if options["hsv"] > 0:
+    if options.hsv > 0:
         pixels = jnp.where(_wide(draws.jitter), jitter_hsv(pixels, draws.jitter_offsets), pixels)
-    if options["crop"] > 0:
+    if options.crop > 0:
         pixels = shift(pixels, draws.shift)
-    if options["mirror"] > 0:
+    if options.mirror > 0:
         pixels = jnp.where(_wide(draws.mirror), pixels[:, :, ::-1], pixels)
-    if options["blur"] > 0 and max(options["blur_kernels"]) > 1:
-        pixels = blur(pixels, draws.blur, options["blur_sigma"], max(options["blur_kernels"]))
-    if options["erase"] > 0:
+    if options.blur > 0 and max(options.blur_kernels) > 1:
+        pixels = blur(pixels, draws.blur, options.blur_sigma, max(options.blur_kernels))
+    if options.erase > 0:
         pixels = erase(pixels, draws.box)
     return normalise(pixels, dtype)
 
 
 def draw(
-    key: PRNGKeyArray, num_frames: int, height: int, width: int, options: Mapping[str, Any]
+    key: PRNGKeyArray, num_frames: int, height: int, width: int, options: AugmentConfig
 ) -> Draws:
-    """Draws for M frames of H x W pixels; `options` are complete (see `check_options`)."""
+    """Draws for M frames of H x W pixels."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_frames))
     # Each parameter has a column of its own, so that switching one augmentation on leaves the
     # others as they were.
@@ -102,24 +99,24 @@ def draw(
     def between(column: int, limits: tuple[float, float]) -> Float[Array, " m"]:
         return limits[0] + (limits[1] - limits[0]) * uniform[:, column]
 
-    padding = [round(options["crop_padding"] * side) for side in (height, width)]
-    kernels = np.array(options["blur_kernels"])
+    padding = [round(options.crop_padding * side) for side in (height, width)]
+    kernels = np.array(options.blur_kernels)
     kernel = jnp.asarray(kernels)[(uniform[:, 9] * len(kernels)).astype(jnp.int32)]
-    area = between(11, options["erase_area"]) * (height * width)
-    aspect = between(12, options["erase_aspect"])
+    area = between(11, options.erase_area) * (height * width)
+    aspect = between(12, options.erase_aspect)
     sides = jnp.round(jnp.sqrt(jnp.stack([area * aspect, area / aspect], axis=1)))
     sides = jnp.clip(sides, 1, size)
     corner = jnp.floor(uniform[:, 13:15] * (size - sides + 1))
     box = jnp.concatenate([corner, sides], axis=1).astype(jnp.int32)
     return Draws(
-        jitter=happens(0, options["hsv"]),
+        jitter=happens(0, options.hsv),
         jitter_offsets=whole(
-            slice(1, 4), [options[f"hsv_{name}"] for name in ("hue", "saturation", "value")]
+            slice(1, 4), (options.hsv_hue, options.hsv_saturation, options.hsv_value)
         ),
-        shift=jnp.where(happens(4, options["crop"])[:, None], whole(slice(5, 7), padding), 0),
-        mirror=happens(7, options["mirror"]),
-        blur=jnp.where(happens(8, options["blur"]), kernel, 1),
-        box=jnp.where(happens(10, options["erase"])[:, None], box, 0),
+        shift=jnp.where(happens(4, options.crop)[:, None], whole(slice(5, 7), padding), 0),
+        mirror=happens(7, options.mirror),
+        blur=jnp.where(happens(8, options.blur), kernel, 1),
+        box=jnp.where(happens(10, options.erase)[:, None], box, 0),
     )
 
 

@@ -8,14 +8,16 @@ that image only. `scripts/benchmark_input.py` measures it.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stf_jax.config import AugmentConfig
 from stf_jax.cores import usable_cores
-from stf_jax.data.augment_options import check_options, fill_colour
+from stf_jax.data.batch import PackedBatch
+from stf_jax.data.image_statistics import fill_colour
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan, frame_counts
 from stf_jax.errors import UserError
@@ -46,12 +48,12 @@ def batches(
     start_step: int = 0,
     on_corrupt: str = "error",
     threads: int | None = None,
-    host_augment: Mapping[str, Any] | None = None,
+    host_augment: AugmentConfig | None = None,
     seed: int | Sequence[int] = 0,
     prefetch: int = 2,
     devices: slice = slice(None),
     read_frames: Callable[[np.ndarray], Sequence[bytes]] | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[PackedBatch]:
     """Yields the batches of a plan, from `start_step` on.
 
     A batch depends on the table, the plan, the step and the options only: not on threads, nor on
@@ -72,7 +74,7 @@ def batches(
             stays. Logged with a count; a tracklet without any image left becomes an empty one.
         threads: that decode; by default as many as the process may use cores.
         host_augment: options of which `horizontal_crop`, `horizontal_crop_keep` and `pad_ratio`
-            are used (see `stf_jax.data.augment_options`); None does none of them.
+            are used; None does none of them.
         seed: of the random crops: at least 0, one number or several, such as (seed, epoch). A
             frame's crop depends on this and on its place in the plan.
         prefetch: steps that are read ahead.
@@ -82,14 +84,12 @@ def batches(
             `stf_jax.data.video_reid_builder.frame_reader` for another place).
 
     Yields:
-        `images` uint8 [D, M, H, W, 3]: the real frames of each device, in the order of the plan,
-        then zeros; `tracklet` int32 [D, M]: 0..B-1, B for padding; `slot` int32 [D, M]: 0..T-1, 0
-        for padding; `labels` int32 [D, B], -1 for an empty tracklet; `tracklets` int64 [D, B]: row
-        of the table, -1 for an empty one. The arrays are new ones for each batch.
+        Batches of numpy arrays with an axis of devices D; the real frames of each device are in
+        the order of the plan. The arrays are new ones for each batch.
 
     Raises:
-        UserError: no bucket is large enough; on_corrupt is neither; an option is unknown; while
-            iterating, under "error", an image cannot be read (it is named).
+        UserError: no bucket is large enough; on_corrupt is neither; while iterating, under
+            "error", an image cannot be read (it is named).
     """
     if on_corrupt not in ("error", "skip"):
         raise UserError(f"on_corrupt {on_corrupt!r}: expected 'error' or 'skip'")
@@ -100,16 +100,16 @@ def batches(
             f"a step has {counts.max()} frames on a device, the largest of the batch sizes "
             f"{', '.join(map(str, sizes))} is too small; choose them with frame_buckets"
         )
-    options = check_options(host_augment)
+    options = host_augment or AugmentConfig()
     keep = _kept_shares(plan, options, seed)
     steps = slice(start_step, None)
-    share = Plan(plan.tracklets[steps, devices], plan.frames[steps, devices])
+    share = Plan(plan.tracklets[steps, devices], plan.frame_rows[steps, devices])
     sizes = sizes[np.searchsorted(sizes, counts[steps])]
-    real = share.frames >= 0
+    real = share.frame_rows >= 0
     if threads is None:
         threads = usable_cores()
-    ahead = -(-prefetch * share.frames.shape[1] * int(sizes.max(initial=0)) // _BLOCK)
-    rows = share.frames[real]
+    ahead = -(-prefetch * share.frame_rows.shape[1] * int(sizes.max(initial=0)) // _BLOCK)
+    rows = share.frame_rows[real]
     names = table.names[rows]
 
     def read(key: tf.Tensor) -> tf.Tensor:
@@ -120,10 +120,10 @@ def batches(
 
     def load(key: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
         image = decode(read(key))
-        if options["horizontal_crop"] > 0:
+        if options.horizontal_crop > 0:
             image = keep_top(image, kept)
-        if options["pad_ratio"] > 0:
-            image = pad_to_ratio(image, options["pad_ratio"])
+        if options.pad_ratio > 0:
+            image = pad_to_ratio(image, options.pad_ratio)
         return resize(image, height, width)
 
     keys = names if read_frames is None else rows
@@ -176,16 +176,16 @@ def pad_to_ratio(image: tf.Tensor, ratio: float) -> tf.Tensor:
     return tf.cast(tf.pad(tf.cast(image, tf.int32) - colour, edges) + colour, tf.uint8)
 
 
-def _kept_shares(plan: Plan, options: Mapping[str, Any], seed: int | Sequence[int]) -> np.ndarray:
+def _kept_shares(plan: Plan, options: AugmentConfig, seed: int | Sequence[int]) -> np.ndarray:
     """float32 [S, D, B, T]: the share of the height to keep of each frame."""
-    if options["horizontal_crop"] <= 0:
-        return np.broadcast_to(np.float32(1), plan.frames.shape)
+    if options.horizontal_crop <= 0:
+        return np.broadcast_to(np.float32(1), plan.frame_rows.shape)
     # The spawn key keeps these draws apart from those of the plan.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
-    chance, place = rng.random((2, *plan.frames.shape), np.float32)
-    low, high = options["horizontal_crop_keep"]
+    chance, place = rng.random((2, *plan.frame_rows.shape), np.float32)
+    low, high = options.horizontal_crop_keep
     share = low + (high - low) * place
-    return np.where(chance < options["horizontal_crop"], share, 1).astype(np.float32)
+    return np.where(chance < options.horizontal_crop, share, 1).astype(np.float32)
 
 
 def _frames(
@@ -260,18 +260,19 @@ def _steps(
     shape: tuple[int, int],
     frames: Iterator[tuple[np.ndarray, np.ndarray]],
     names: np.ndarray,
-) -> Iterator[dict[str, np.ndarray]]:
-    _, num_devices, num_tracklets, _ = plan.frames.shape
-    step, device, tracklet, slot = np.nonzero(plan.frames >= 0)
+) -> Iterator[PackedBatch]:
+    _, num_devices, num_tracklets, _ = plan.frame_rows.shape
+    step, device, tracklet, slot = np.nonzero(plan.frame_rows >= 0)
     ends = np.searchsorted(step, np.arange(len(sizes)), side="right")
     index, images = np.zeros(0, np.int64), np.zeros((0, *shape, 3), np.uint8)
     start, skipped = 0, 0
     for s, (size, end) in enumerate(zip(sizes, ends, strict=True)):
-        batch = {
-            "images": np.zeros((num_devices, size, *shape, 3), np.uint8),
-            "tracklet": np.full((num_devices, size), num_tracklets, np.int32),
-            "slot": np.zeros((num_devices, size), np.int32),
-        }
+        batch = PackedBatch(
+            images=np.zeros((num_devices, size, *shape, 3), np.uint8),
+            tracklet=np.full((num_devices, size), num_tracklets, np.int32),
+            slot=np.zeros((num_devices, size), np.int32),
+            labels=np.full((num_devices, num_tracklets), -1, np.int32),
+        )
         seen = np.zeros(end - start, bool)
         filled = [0] * num_devices
         while True:
@@ -280,9 +281,9 @@ def _steps(
             for d in np.unique(device[index[:here]]):
                 (its,) = np.nonzero(device[index[:here]] == d)
                 rows = slice(filled[d], filled[d] + len(its))
-                batch["images"][d, rows] = images[its[0] : its[-1] + 1]
-                batch["tracklet"][d, rows] = tracklet[index[its]]
-                batch["slot"][d, rows] = slot[index[its]]
+                batch.images[d, rows] = images[its[0] : its[-1] + 1]
+                batch.tracklet[d, rows] = tracklet[index[its]]
+                batch.slot[d, rows] = slot[index[its]]
                 filled[d] += len(its)
             index, images = index[here:], images[here:]
             # Without a later frame in hand more of this step's may come.
@@ -295,11 +296,8 @@ def _steps(
             skipped += 1
             if skipped <= _NAMED:
                 _LOG.warning("%s: cannot be read, left out", table.image_dir / os.fsdecode(name))
-        planned = plan.tracklets[s]
-        used = np.arange(num_tracklets) == batch["tracklet"][:, :, None]  # [D, M, B]
-        batch["tracklets"] = np.where(used.any(axis=1), planned, -1)
-        labels = np.where(batch["tracklets"] >= 0, table.labels[planned], -1)
-        batch["labels"] = labels.astype(np.int32)
+        used = (np.arange(num_tracklets) == batch.tracklet[:, :, None]).any(axis=1)  # [D, B]
+        batch.labels[used] = table.labels[plan.tracklets[s][used]]
         start = end
         yield batch
     if skipped:

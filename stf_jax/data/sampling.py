@@ -17,6 +17,7 @@ from stf_jax.errors import UserError
 
 __all__ = [
     "Plan",
+    "Position",
     "evaluation_plan",
     "frame_buckets",
     "frame_counts",
@@ -29,20 +30,29 @@ __all__ = [
 class Plan:
     """S steps on D devices, B tracklets a device and step, T frame slots a tracklet.
 
-    `tracklets` are rows of the table and `frames` rows of its names; -1 is empty. The frames of a
-    tracklet fill its first slots and are in time order (the method does not depend on the order;
-    its weights are easier to read so, and disks are read forwards). In an evaluation plan a slot
-    of B holds a chunk of a tracklet and `chunks` says which.
+    `tracklets` are rows of the table and `frame_rows` rows of its names; -1 is empty. The frames
+    of a tracklet fill its first slots and are in time order (the method does not depend on the
+    order; its weights are easier to read so, and disks are read forwards). In an evaluation plan a
+    slot of B holds a chunk of a tracklet and `chunks` says which.
     """
 
     tracklets: Int64[np.ndarray, "s d b"]
-    frames: Int64[np.ndarray, "s d b t"]
+    frame_rows: Int64[np.ndarray, "s d b t"]
     chunks: Int64[np.ndarray, "s d b"] | None = None
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: `step_in_epoch` steps of `epoch` (from 1) are done, with this seed."""
+
+    epoch: int
+    step_in_epoch: int
+    seed: int
 
 
 def frame_counts(plan: Plan) -> Int64[np.ndarray, "s d"]:
     """Real frames of each step and device, 0..B*T."""
-    return np.count_nonzero(plan.frames >= 0, axis=(2, 3))
+    return np.count_nonzero(plan.frame_rows >= 0, axis=(2, 3))
 
 
 def training_plan(
@@ -251,7 +261,7 @@ def training_buckets(
         counts = np.append(counts, frame_counts(plan).max(axis=1))
         epoch += 1
     longest = int(table.lengths.max())
-    largest = plan.tracklets.shape[2] * min(plan.frames.shape[3], longest)
+    largest = plan.tracklets.shape[2] * min(plan.frame_rows.shape[3], longest)
     return frame_buckets(counts, num_buckets, largest=largest)
 
 
@@ -308,5 +318,5 @@ def evaluation_plan(
     assert plan.chunks is not None
     plan.tracklets[at], plan.chunks[at] = owner, number
     frames = start[:, None] + np.arange(chunk)
-    plan.frames[at] = np.where(np.arange(chunk) < size[:, None], frames, -1)
+    plan.frame_rows[at] = np.where(np.arange(chunk) < size[:, None], frames, -1)
     return plan

@@ -1,17 +1,16 @@
 """Where frames come from: the layout's folder, or a tfds data set built from it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from stf_jax.config import DataConfig
 from stf_jax.data.layout.partitions import Layout, TrackletTable, load_layout
+from stf_jax.errors import UserError
 
-SOURCES = ("folder", "tfds")
 
-
-def open_layout(data: Any, subsets: Sequence[str] | None = None) -> Layout:
-    """Return the layout that the config section `data` names (keys root, partitions, source).
+def open_layout(data: DataConfig, subsets: Sequence[str] | None = None) -> Layout:
+    """Return the layout that the config section `data` names.
 
     With `source` "tfds", root is the built data set's folder (`.../video_reid/NAME/1.0.0`), which
     keeps the partitions and holds no image files. Raises UserError as `load_layout` does.
@@ -21,8 +20,20 @@ def open_layout(data: Any, subsets: Sequence[str] | None = None) -> Layout:
     )
 
 
+def evaluation_table(data: DataConfig) -> TrackletTable:
+    """Return the `eval_subset` of the layout that the config section `data` names.
+
+    Raises UserError as `open_layout` does, and where the layout has no such subset.
+    """
+    layout = open_layout(data, subsets=(data.eval_subset,))
+    table = getattr(layout, data.eval_subset)
+    if table is None:
+        raise UserError(f"{layout.root}: no {data.eval_subset} images; expected some to rank")
+    return table
+
+
 def frame_source(
-    data: Any, subset: str, table: TrackletTable
+    data: DataConfig, subset: str, table: TrackletTable
 ) -> Callable[[np.ndarray], Sequence[bytes]] | None:
     """Return `read_frames` for `pipeline.batches`: None reads the files of the folder.
 

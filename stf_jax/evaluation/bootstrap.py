@@ -1,15 +1,25 @@
-"""How far a score could be off by the luck of the queries: percentile bootstrap intervals."""
+"""How far a score could be off by the choice of people: percentile bootstrap over identities.
+
+Queries of one person succeed and fail together, so identities are drawn, with replacement, and each
+brings all of its valid queries: the cluster bootstrap (Davison and Hinkley, "Bootstrap Methods and
+their Application", 1997, section 3.8; Field and Welsh, "Bootstrapping clustered data", Journal of
+the Royal Statistical Society B 69, 2007). Nominal 95 % cover 92 to 95 % for 25 to 150 identities in
+a simulation (the tests have it) in which drawing queries covers 61 to 82 %.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from stf_jax.evaluation.arguments import ArgumentError, checked_count
 from stf_jax.evaluation.ranking import Ranking
 
-_DRAWN = 1 << 22  # query indices at a time
+FEW_IDENTITIES = 10
+"""Of fewer, percentiles are too narrow: there 95 % cover 85 to 88 % for 7, 73 to 83 % for 3."""
+
+_DRAWN = 1 << 22  # identities drawn at a time
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,7 @@ class Intervals:
     level: float
     resamples: int
     seed: int
+    identities: int  # that have a valid query
     ends: dict[str, tuple[float, float]]
 
 
@@ -30,12 +41,12 @@ def bootstrap_intervals(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Intervals:
-    """Intervals of mAP, mINP and rank-k over resampled valid queries.
+    """Intervals of mAP, mINP and rank-k over resampled identities.
 
-    Each resample draws as many queries as are valid, with replacement, and takes all scores from
-    the same draw; the ends are percentiles (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, section 13.3). They tell of the choice of queries only, not of training seeds
-    or splits. NaN where no query is valid.
+    A resample draws as many identities as have a valid query and takes all scores from the valid
+    queries of that draw; the ends are percentiles (Efron and Tibshirani, "An Introduction to the
+    Bootstrap", 1993, section 13.3). They tell of the choice of the people asked for only, not of
+    gallery, training seeds or splits. NaN where no query is valid.
 
     Args:
         ranking: scores under one protocol.
@@ -49,6 +60,8 @@ def bootstrap_intervals(
     """
     resamples, seed = _checked(level, resamples, seed)
     valid = ranking.match_counts > 0
+    people = ranking.query_ids[valid]
+    count = len(np.unique(people))
     scores = {
         "mAP": ranking.average_precisions[valid],
         "mINP": ranking.inverse_penalties[valid],
@@ -56,11 +69,11 @@ def bootstrap_intervals(
     for k in ranks:
         if checked_count("ranks", k) <= ranking.query_cmc.shape[1]:
             scores[f"rank-{k}"] = ranking.query_cmc[valid, k - 1]
-    if not valid.any():
-        return Intervals(level, resamples, seed, dict.fromkeys(scores, (np.nan, np.nan)))
-    low, high = _ends(np.stack(list(scores.values()), axis=1), level, resamples, seed)
+    if not count:
+        return Intervals(level, resamples, seed, count, dict.fromkeys(scores, (np.nan, np.nan)))
+    low, high = _ends(np.stack(list(scores.values()), axis=1), people, level, resamples, seed)
     ends = {name: (float(a), float(b)) for name, a, b in zip(scores, low, high, strict=True)}
-    return Intervals(level, resamples, seed, ends)
+    return Intervals(level, resamples, seed, count, ends)
 
 
 def mean_ap_difference(
@@ -73,8 +86,8 @@ def mean_ap_difference(
 ) -> tuple[float, float, float]:
     """How much higher `one`'s mAP is than `other`'s for the same queries, and its interval's ends.
 
-    Paired: a resample takes the same queries of both, so that what makes a query hard for both
-    cancels out. Arguments as in `bootstrap_intervals`; NaN where no query is valid.
+    Paired: a resample takes the same identities' queries of both, so that what makes a query hard
+    for both cancels out. Arguments as in `bootstrap_intervals`; NaN where no query is valid.
 
     Raises:
         ArgumentError: (a ValueError) the rankings are not of the same queries, or an argument out
@@ -82,12 +95,13 @@ def mean_ap_difference(
     """
     resamples, seed = _checked(level, resamples, seed)
     valid = one.match_counts > 0
-    if not np.array_equal(valid, other.match_counts > 0):
+    same = np.array_equal(one.query_ids, other.query_ids)
+    if not same or not np.array_equal(valid, other.match_counts > 0):
         raise ArgumentError("other: expected a ranking of the same queries")
     if not valid.any():
         return (np.nan, np.nan, np.nan)
     gains = (one.average_precisions - other.average_precisions)[valid]
-    (low,), (high,) = _ends(gains[:, None], level, resamples, seed)
+    (low,), (high,) = _ends(gains[:, None], one.query_ids[valid], level, resamples, seed)
     return float(gains.mean()), float(low), float(high)
 
 
@@ -98,19 +112,26 @@ def _checked(level: float, resamples: int, seed: int) -> tuple[int, int]:
 
 
 def _ends(
-    values: Float[np.ndarray, "n s"], level: float, resamples: int, seed: int
+    values: Float[np.ndarray, "n s"],
+    people: Int[np.ndarray, " n"],
+    level: float,
+    resamples: int,
+    seed: int,
 ) -> Float[np.ndarray, "2 s"]:
     """Percentiles of the resampled means that leave `level` between them."""
     tail = (1 - level) / 2
-    return np.quantile(_resampled_means(values, resamples, seed), [tail, 1 - tail], axis=0)
+    return np.quantile(_resampled_means(values, people, resamples, seed), [tail, 1 - tail], axis=0)
 
 
 def _resampled_means(
-    values: Float[np.ndarray, "n s"], resamples: int, seed: int
+    values: Float[np.ndarray, "n s"], people: Int[np.ndarray, " n"], resamples: int, seed: int
 ) -> Float[np.ndarray, "r s"]:
-    """Means of n rows drawn with replacement, by how often each row was drawn."""
+    """Means over the rows of people drawn with replacement, by how often each was drawn."""
+    _, of_person, rows = np.unique(people, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(rows), values.shape[1]))
+    np.add.at(sums, of_person, values)
     random = np.random.default_rng(seed)
-    count = len(values)
+    count = len(sums)
     means = np.empty((resamples, values.shape[1]))
     step = max(1, _DRAWN // count)
     for start in range(0, resamples, step):
@@ -118,5 +139,5 @@ def _resampled_means(
         drawn = random.integers(count, size=(size, count))
         drawn += count * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        means[start : start + size] = times @ values / count
+        means[start : start + size] = times @ sums / (times @ rows)[:, None]
     return means

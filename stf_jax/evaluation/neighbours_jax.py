@@ -15,7 +15,7 @@ _ROW_BLOCK = 1024
 
 
 @functools.partial(jax.jit, static_argnames=("size", "count"))
-def _block(
+def neighbour_block(
     features: Float32[Array, "n d"],
     squares: Float32[Array, " n"],
     start: Int[Array, ""],
@@ -59,7 +59,7 @@ def neighbours_on_device(
     for start in range(0, total, size):
         start = min(start, total - size)  # the last block overlaps, so that all have one shape
         rows = slice(start, start + size)
-        indices, nearest, farthest, block = _block(
+        indices, nearest, farthest, block = neighbour_block(
             features, squares, jnp.asarray(start), size=size, count=count
         )
         found.indices[rows], found.squares[rows] = np.asarray(indices), np.asarray(nearest)

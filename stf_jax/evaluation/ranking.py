@@ -34,6 +34,7 @@ class Ranking:
     cmc: np.ndarray  # [max_rank] float64; cmc[k - 1] is rank-k, flat beyond the gallery's end
     mean_ap: float
     mean_inp: float
+    query_ids: np.ndarray  # [Q] int64, identities
     average_precisions: np.ndarray  # [Q] float64
     inverse_penalties: np.ndarray  # [Q] float64: matches / place of the last match
     first_ranks: np.ndarray  # [Q] int64: place of the first match in the whole gallery, from 1
@@ -126,6 +127,7 @@ def rank_gallery(
         cmc=query_cmc[valid].mean(axis=0) if valid.any() else np.full(max_rank, np.nan),
         mean_ap=float(precisions[valid].mean()) if valid.any() else float("nan"),
         mean_inp=float(penalties[valid].mean()) if valid.any() else float("nan"),
+        query_ids=labels.query_ids,
         average_precisions=precisions,
         inverse_penalties=penalties,
         first_ranks=first_ranks,

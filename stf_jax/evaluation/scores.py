@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stf_jax.evaluation.bootstrap import Intervals
+from stf_jax.evaluation.bootstrap import FEW_IDENTITIES, Intervals
 from stf_jax.evaluation.protocols import PROTOCOLS
 from stf_jax.evaluation.ranking import Ranking
 from stf_jax.files import atomic_write
@@ -30,8 +30,9 @@ def make_scores(
 
     Keys: `protocol`, `meaning`, `gallery_size`, `junk_size`, `num_queries`, `valid_queries`,
     `scores` (name -> [0, 1], of `SCORE_NAMES` those the CMC is long enough for), `intervals`
-    (None, or `level`, `resamples`, `seed` and `ends`, name -> [low, high]), `cmc` (list, rank-1
-    first), `options` (those of the ranking that are not the default, then the given ones).
+    (None, or `level`, `resamples`, `seed`, `identities`, a count, and `ends`, name -> [low, high]),
+    `cmc` (list, rank-1 first), `options` (those of the ranking that are not the default, then the
+    given ones).
     """
     scores = {f"rank-{k}": ranking.cmc[k - 1] for k in RANKS if k <= len(ranking.cmc)}
     scores |= {"mAP": ranking.mean_ap, "mINP": ranking.mean_inp}
@@ -54,6 +55,7 @@ def make_scores(
             "level": intervals.level,
             "resamples": intervals.resamples,
             "seed": intervals.seed,
+            "identities": intervals.identities,
             "ends": {name: [_number(e) for e in ends] for name, ends in intervals.ends.items()},
         },
         "cmc": [_number(value) for value in ranking.cmc],
@@ -103,7 +105,6 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     labelled = any(label != entry["protocol"] for label, entry in rows.items())
     head = [*(["model"] if labelled else []), "protocol", "gallery", "valid queries", *names]
     lines = [head]
-    levels = set()
     for label, entry in rows.items():
         scores, intervals = entry["scores"], entry["intervals"]
         lines.append(
@@ -116,7 +117,6 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
             ]
         )
         if intervals is not None:
-            levels.add(f"{100 * intervals['level']:g} %")
             ends = [intervals["ends"].get(name, (None, None)) for name in names]
             blank = [""] * (len(head) - len(names))
             lines.append([*blank, *(f"{_percent(a)}-{_percent(b)}" for a, b in ends)])
@@ -130,9 +130,21 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         for line in lines
     ]
     text.insert(1, "-" * max(len(line) for line in text))
-    if levels:
-        text.append(f"Ranges: {', '.join(sorted(levels))} bootstrap intervals over queries.")
+    if meaning := ranges_meaning(rows):
+        text.append(f"Ranges: {meaning}.")
     return "\n".join(text)
+
+
+def ranges_meaning(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the intervals of a table of `make_scores` entries are; empty where it has none."""
+    found = [entry["intervals"] for entry in rows.values() if entry["intervals"] is not None]
+    levels = sorted({f"{100 * intervals['level']:g} %" for intervals in found})
+    counts = sorted({intervals["identities"] for intervals in found})
+    if not found:
+        return ""
+    few = f"; too narrow with fewer than {FEW_IDENTITIES}" if counts[0] < FEW_IDENTITIES else ""
+    people = " or ".join(f"{count:,}" for count in counts)
+    return f"{', '.join(levels)} bootstrap intervals over {people} identities{few}"
 
 
 def _number(value: float) -> float | None:

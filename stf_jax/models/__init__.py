@@ -1,7 +1,39 @@
 """Batches of frames -> tracklet features."""
 
+from typing import TYPE_CHECKING, Any
+
 from stf_jax.models.build import build_model
-from stf_jax.models.resnet import BACKBONES
+from stf_jax.models.fusion import Embedding, IntraAttention, RelationNetwork, StageAttention
+from stf_jax.models.resnet import BACKBONES, ResNet
 from stf_jax.models.temporal_fusion_net import TemporalFusionNet, TemporalFusionOutput
 
-__all__ = ["BACKBONES", "TemporalFusionNet", "TemporalFusionOutput", "build_model"]
+if TYPE_CHECKING:
+    from stf_jax.models.weights.pretrained import (
+        load_pretrained,
+        variables_from_torch,
+        variables_to_torch,
+    )
+
+__all__ = [
+    "BACKBONES",
+    "Embedding",
+    "IntraAttention",
+    "RelationNetwork",
+    "ResNet",
+    "StageAttention",
+    "TemporalFusionNet",
+    "TemporalFusionOutput",
+    "build_model",
+    "load_pretrained",
+    "variables_from_torch",
+    "variables_to_torch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what reads and writes files of weights, and the packages it needs, when asked for."""
+    if name in __all__:
+        from stf_jax.models.weights import pretrained
+
+        return getattr(pretrained, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
 """The parts that turn frame maps into a tracklet's vector: embedding, attentions, fusion.
 
 Jiang et al., "Rethinking Temporal Fusion for Video-based Person Re-identification on Semantic and
-Time Aspect" (AAAI 2020); symbols are the paper's. Arrays are packed: M frames, each with the
-tracklet it belongs to (0..B-1, B for padding) and its slot in time (0..T-1).
+Time Aspect" (AAAI 2020); docs/method.md has the equations. Arrays are packed: M frames, each with
+the tracklet it belongs to (0..B-1, B for padding) and its slot in time (0..T-1).
 """
 
 from typing import Any

@@ -78,9 +78,10 @@ def pixelwise(x: Float[Array, "n h w c"], matrix: Float[Array, "c d"]) -> Float[
 class Conv(nn.Module):
     """Bias-free convolution, padded by `dilation * (kernel // 2)` on each side.
 
-    A 1x1 convolution is computed as a matrix product: the same function, and the faster one where
-    the compiler has no better idea (CPU training of ResNet-50: 1.4 times). So is one of a small
-    map, over its patches: XLA's CPU convolution of a 4x2 map has a hundredth of that speed.
+    On CPUs a 1x1 convolution is computed as a matrix product, and one of a small map as a product
+    over its patches: the same function, and XLA's faster one there (training of ResNet-50: 1.4
+    times; a 4x2 map: a hundred times). Other platforms get the convolution: their libraries are
+    faster, and XLA's GPU compiler aborts on a product over a strided slice (openxla/xla 47381).
     """
 
     features: int
@@ -99,18 +100,25 @@ class Conv(nn.Module):
         weight = self.param("kernel", init, (k, k, x.shape[-1], self.features), self.param_dtype)
         x, weight = x.astype(self.dtype), weight.astype(self.dtype)
         pad = d * (k // 2)
-        if k == 1:
-            return pixelwise(x[:, ::s, ::s], weight[0, 0])
-        if x.shape[1] * x.shape[2] <= SMALL_MAP:
+
+        def product(x: Array, weight: Array) -> Array:
+            if k == 1:
+                return pixelwise(x[:, ::s, ::s], weight[0, 0])
             return pixelwise(patches(x, k, s, d, pad), weight.reshape(-1, self.features))
-        return jax.lax.conv_general_dilated(
-            x,
-            weight,
-            (s, s),
-            ((pad, pad), (pad, pad)),
-            rhs_dilation=(d, d),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+
+        def convolution(x: Array, weight: Array) -> Array:
+            return jax.lax.conv_general_dilated(
+                x,
+                weight,
+                (s, s),
+                ((pad, pad), (pad, pad)),
+                rhs_dilation=(d, d),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        if k == 1 or x.shape[1] * x.shape[2] <= SMALL_MAP:
+            return jax.lax.platform_dependent(x, weight, cpu=product, default=convolution)
+        return convolution(x, weight)
 
 
 class Block(nn.Module):

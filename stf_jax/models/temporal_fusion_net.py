@@ -1,9 +1,10 @@
 """The whole model: packed frames in, one vector a tracklet and stripe out.
 
 Jiang et al., "Rethinking Temporal Fusion for Video-based Person Re-identification on Semantic and
-Time Aspect" (AAAI 2020), figure 2. Every part can be switched off by a field.
+Time Aspect" (AAAI 2020), figure 2; docs/method.md. Every part can be switched off by a field.
 """
 
+from dataclasses import fields
 from typing import Any, no_type_check
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from stf_jax.config import ModelConfig
 from stf_jax.models.fusion import (
     Embedding,
     IntraAttention,
@@ -74,25 +76,18 @@ class TemporalFusionNet(nn.Module):
     @nn.nowrap
     def check_fields(self) -> None:
         """Raise ValueError, naming the field, its value and what was expected."""
-
-        def need(good: bool, field: str, expected: str) -> None:
-            if not good:
-                raise ValueError(f"{field}={getattr(self, field)!r}: expected {expected}")
-
-        need(self.backbone in BACKBONES, "backbone", f"one of {', '.join(BACKBONES)}")
-        stages = tuple(self.stages)
-        ordered = tuple(sorted({s for s in stages if s in (1, 2, 3, 4)}))
-        need(bool(stages) and stages == ordered, "stages", "some of (1, 2, 3, 4), ascending")
-        attention = tuple(self.frame_attention)
-        known = len(set(attention)) == len(attention) and set(attention) <= {"intra", "inter"}
-        need(known, "frame_attention", 'a subset of ("intra", "inter")')
-        need(self.stage_attention in ("mean", "learned"), "stage_attention", "mean or learned")
-        need(self.relation_padding in ("mask", "reference"), "relation_padding", "mask, reference")
-        need(self.num_classes >= 0, "num_classes", "0 (no classifier) or more")
-        need(self.num_stripes >= 1, "num_stripes", "1 or more")
-        need(self.embed_dim >= 1, "embed_dim", "1 or more")
-        need(self.last_stride in (1, 2), "last_stride", "1 or 2")
-        need(self.last_dilation in (1, 2), "last_dilation", "1 or 2")
+        rules = [
+            (f.name, f.metadata["holds"], f.metadata["expected"])
+            for f in fields(ModelConfig)
+            if f.name not in ("backbone", "dtype")
+        ]
+        rules += [
+            ("backbone", BACKBONES.__contains__, f"one of {', '.join(BACKBONES)}"),
+            ("num_classes", lambda n: n >= 0, "0 (no classifier) or more"),
+        ]
+        for name, holds, expected in rules:
+            if not holds(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
     def setup(self) -> None:
         """Create the parts; their names are the top-level parameter groups."""
@@ -151,11 +146,10 @@ class TemporalFusionNet(nn.Module):
         num_slots: int,
         train: bool = False,
     ) -> TemporalFusionOutput:
-        """Apply to packed frames.
+        """Apply to frames packed as `stf_jax.data.batch.PackedBatch` tells.
 
-        Frame m is slot `slot[m]` (0..T-1) of tracklet `tracklet[m]` (0..B-1); `tracklet[m]` >= B
-        marks padding, which enters neither statistics nor results. No two real frames may share
-        a tracklet and a slot. A tracklet without frames gets a meaningless, finite feature.
+        Padding, `tracklet[m]` >= B, enters neither statistics nor results. A tracklet without
+        frames gets a meaningless, finite feature.
         """
         b, t = num_tracklets, num_slots
         real = tracklet < b

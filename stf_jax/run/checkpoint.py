@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
+from stf_jax.data.sampling import Position
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
 from stf_jax.run.tensor_checksums import (
@@ -37,15 +38,6 @@ MAX_FINDINGS = 20
 
 State = TypeVar("State")
 Folder = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands: `step_in_epoch` steps of `epoch` (from 1) are done, with this seed."""
-
-    epoch: int
-    step_in_epoch: int
-    seed: int
 
 
 @dataclass(frozen=True)

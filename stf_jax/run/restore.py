@@ -1,14 +1,33 @@
-"""The variables a run starts from: random, a weights file, or another run's checkpoint."""
+"""Variables from a run's folder or a weights file: those to use, and those to start from."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from stf_jax.config import Config
-from stf_jax.models import TemporalFusionNet
+from stf_jax.models import TemporalFusionNet, build_model
+from stf_jax.models.variables import init_variables
 from stf_jax.models.weights.pretrained import load_pretrained
 from stf_jax.run import checkpoint
-from stf_jax.training.state import init_variables
+
+
+def restore_run(config: Config, workdir: Path, which: str) -> tuple[TemporalFusionNet, Any, int]:
+    """Return the model, its variables and the step of checkpoint `which` of the run in `workdir`.
+
+    Without a classifier: neither scoring nor matching needs one, and it may be of any size.
+    Raises UserError where there is no such checkpoint, or one of another model.
+    """
+    model = build_model(config.model, 0)
+    # Shapes alone: compiling an initialisation would take longer than reading the weights.
+    size = config.data.height, config.data.width
+    template = jax.eval_shape(lambda: init_variables(model, 0, *size))
+    step = checkpoint.find_step(workdir / "checkpoints", which)
+    variables, _ = checkpoint.restore_model(
+        workdir / "checkpoints", template, step, optional=("classifier",)
+    )
+    return model, variables, step
 
 
 def starting_variables(

@@ -15,13 +15,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 import stf_jax
+from stf_jax.config import Config, from_json
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
 
-Config = Mapping[str, Any] | ConfigDict
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 CONFIG_FILE, LABELS_FILE, VERSIONS_FILE = "config.json", "labels.json", "versions.json"
 
@@ -37,7 +36,7 @@ class RunFiles:
 
 def write_run_files(
     workdir: str | os.PathLike[str],
-    config: Config,
+    config: Mapping[str, Any],
     labels: Mapping[int, int] | Mapping[np.integer, np.integer],
 ) -> None:
     """Writes the files into `workdir` (made if need be), each whole or not at all.
@@ -73,6 +72,22 @@ def read_run_files(workdir: str | os.PathLike[str]) -> RunFiles | None:
     return RunFiles(config, by_person, made_with)
 
 
+def run_config(workdir: str | os.PathLike[str]) -> Config:
+    """The config of the run in `workdir`, an older one's, too.
+
+    Raises:
+        UserError: no run has begun there, or its config is none of this program's.
+    """
+    stored = read_run_files(workdir)
+    if stored is None:
+        raise UserError(f"{workdir}: no run has begun there; expected a trained one, or --config")
+    try:
+        return from_json(stored.config)
+    except UserError as error:
+        path = Path(workdir) / CONFIG_FILE
+        raise UserError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from error
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, this package and those it computes with; git revision; kind of device.
 
@@ -92,7 +107,7 @@ def versions() -> dict[str, str]:
     return {**found, "device": devices[0].device_kind, "devices": str(len(devices))}
 
 
-def differing_keys(stored: Config, now: Config) -> dict[str, str]:
+def differing_keys(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """What differs between two configs: dotted key -> "stored value -> value now".
 
     Numbers equal in value, and lists and tuples of equal members, are the same. A key that only one

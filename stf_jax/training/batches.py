@@ -3,16 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from stf_jax import hosts
 from stf_jax.config import Config
-from stf_jax.data.augment_options import check_options
-from stf_jax.data.layout.partitions import TrackletTable
+from stf_jax.data.batch import PackedBatch
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
-from stf_jax.data.sampling import training_plan
+from stf_jax.data.sampling import Position, training_plan
 from stf_jax.data.source import frame_source
-from stf_jax.run.checkpoint import Position
 
 
 def plan_options(config: Config, num_devices: int) -> dict[str, Any]:
@@ -35,8 +32,8 @@ def training_batches(
     buckets: tuple[int, ...],
     num_devices: int,
     position: Position,
-) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
-    """Yield (epoch, step in epoch from 1, batch) from `position` on, epoch after epoch.
+) -> Iterator[tuple[Position, PackedBatch]]:
+    """Yield batches from `position` on, epoch after epoch, each with the position after it.
 
     `num_devices` are those of all hosts; a batch (of `data.pipeline.batches`) has this host's only.
     """
@@ -54,11 +51,11 @@ def training_batches(
             start_step=start,
             on_corrupt=data.on_corrupt,
             threads=data.threads or None,
-            host_augment=check_options(config.augment),
+            host_augment=config.augment,
             seed=(config.seed, epoch),
             devices=hosts.share(num_devices),
             read_frames=read_frames,
         )
         for k, batch in enumerate(stream, start=start + 1):
-            yield epoch, k, batch
+            yield Position(epoch, k, config.seed), batch
         epoch, start = epoch + 1, 0

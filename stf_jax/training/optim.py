@@ -13,15 +13,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from stf_jax.config import OptimizerConfig
 from stf_jax.errors import UserError
-from stf_jax.training.schedules import (
-    Config,
-    OptimizerSettings,
-    Schedule,
-    classifier_only_steps,
-    make_schedules,
-    settings_from_config,
-)
+from stf_jax.training.schedules import Schedule, classifier_only_steps, make_schedules
 
 GROUP_OF = {
     "backbone": "backbone",
@@ -34,7 +28,7 @@ GROUP_OF = {
 
 
 def make_optimizer(
-    config: Config, steps_per_epoch: int, total_steps: int, params: PyTree
+    config: OptimizerConfig, steps_per_epoch: int, total_steps: int, params: PyTree
 ) -> tuple[optax.GradientTransformation, dict[str, Schedule]]:
     """Optimiser of `config.optimizer` and the learning rate of each group.
 
@@ -45,7 +39,7 @@ def make_optimizer(
     parameters, momenta and Adam counts stay as they are, bit by bit.
 
     Args:
-        config: the keys of `OptimizerSettings`; those left out have its defaults.
+        config: the config's `optimizer` section.
         steps_per_epoch: training steps (not updates) per epoch, >= 1.
         total_steps: training steps of the whole run; the cosine ends there.
         params: parameters (or their shapes) with the top-level keys of `GROUP_OF`.
@@ -55,20 +49,19 @@ def make_optimizer(
         0-based training step, for logging.
 
     Raises:
-        UserError: wrong settings (a line each); classifier-only epochs without a classifier.
+        UserError: classifier-only epochs without a classifier.
         ValueError: a top-level key of `params` that is in no group.
     """
-    settings = settings_from_config(config)
     labels = parameter_groups(params)
-    frozen = classifier_only_steps(settings, steps_per_epoch)
+    frozen = classifier_only_steps(config, steps_per_epoch)
     if frozen and "classifier" not in jax.tree.leaves(labels):
         raise UserError(
             "optimizer.classifier_only_epochs: "
-            f"found {settings.classifier_only_epochs}, expected 0: this model has no classifier"
+            f"found {config.classifier_only_epochs}, expected 0: this model has no classifier"
         )
-    schedules = make_schedules(settings, steps_per_epoch, total_steps)
-    every = settings.accumulate
-    transformation = _with_rates(settings, labels, schedules, frozen, every)
+    schedules = make_schedules(config, steps_per_epoch, total_steps)
+    every = config.accumulate
+    transformation = _with_rates(config, labels, schedules, frozen, every)
     if every > 1:
         leaves = [leaf.dtype for leaf in jax.tree.leaves(params)]
         transformation = optax.MultiSteps(
@@ -99,15 +92,15 @@ class RatedState(NamedTuple):
 
 
 def _with_rates(
-    settings: OptimizerSettings,
+    config: OptimizerConfig,
     labels: PyTree,
     schedules: Mapping[str, Schedule],
     frozen: int,
     every: int,
 ) -> optax.GradientTransformation:
     """Clipping, each group's direction and learning rate; all on one clock, that of the updates."""
-    groups = optax.partition({group: _direction(settings) for group in schedules}, labels)
-    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
+    groups = optax.partition({group: _direction(config) for group in schedules}, labels)
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
 
     def init(params: PyTree) -> RatedState:
         return RatedState(jnp.zeros([], jnp.int32), groups.init(params))
@@ -137,12 +130,12 @@ def _with_rates(
     return optax.GradientTransformation(init, update)
 
 
-def _direction(settings: OptimizerSettings) -> optax.GradientTransformation:
+def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
     """What the learning rate multiplies: torch.optim.SGD's, Adam's or AdamW's."""
-    decay = optax.add_decayed_weights(settings.weight_decay)
-    if settings.name == "sgd":
-        if not settings.momentum:
+    decay = optax.add_decayed_weights(config.weight_decay)
+    if config.name == "sgd":
+        if not config.momentum:
             return decay
-        return optax.chain(decay, optax.trace(settings.momentum, nesterov=settings.nesterov))
+        return optax.chain(decay, optax.trace(config.momentum, nesterov=config.nesterov))
     adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-    return optax.chain(decay, adam) if settings.name == "adam" else optax.chain(adam, decay)
+    return optax.chain(decay, adam) if config.name == "adam" else optax.chain(adam, decay)

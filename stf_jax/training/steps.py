@@ -1,16 +1,18 @@
 """One training step as a pure function, and as a program over all local devices."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from stf_jax.config import AugmentConfig, LossConfig
 from stf_jax.data.augment import augment
-from stf_jax.devices import DEVICES
+from stf_jax.data.batch import PackedBatch
+from stf_jax.devices import DEVICES, data_parallel
 from stf_jax.models import TemporalFusionNet
 from stf_jax.training.losses import batch_hard_triplet, smoothed_cross_entropy
 from stf_jax.training.state import TrainState
@@ -20,68 +22,71 @@ def total_loss(
     features: Float[Array, "b s c"],
     logits: Float[Array, "b s k"],
     labels: Any,
+    options: LossConfig,
     *,
-    label_smoothing: float,
-    triplet_weight: float,
-    triplet_distance: str,
-    triplet_margin: float | str,
     count: Any = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the loss of a batch and its parts by name; `labels` [B] int32, -1 for no tracklet.
 
     `count` divides the cross entropy's sum; by default the batch's own real tracklets.
     """
-    cross_entropy = smoothed_cross_entropy(logits, labels, label_smoothing, count=count)
+    cross_entropy = smoothed_cross_entropy(logits, labels, options.label_smoothing, count=count)
     parts = {"cross_entropy": cross_entropy}
     loss = parts["cross_entropy"]
-    if triplet_weight:
+    if options.triplet_weight:
         flat = features.reshape(features.shape[0], -1)
         parts["triplet"] = batch_hard_triplet(
-            flat, labels, distance=triplet_distance, margin=triplet_margin
+            flat, labels, distance=options.triplet_distance, margin=options.triplet_margin
         )
-        loss = loss + triplet_weight * parts["triplet"]
+        loss = loss + options.triplet_weight * parts["triplet"]
     return loss, parts
+
+
+def mean_count(labels: Int[Array, " b"]) -> Float[Array, ""]:
+    """Real tracklets per device, the mean over the axis `DEVICES`: float32, above 0.
+
+    Devices may hold unlike numbers; of sums divided by this the mean over devices is the mean over
+    tracklets.
+    """
+    count = jax.lax.psum((labels >= 0).sum(), DEVICES)
+    return jnp.maximum(count, 1).astype(jnp.float32) / jax.lax.axis_size(DEVICES)
 
 
 def train_step(
     state: TrainState,
-    batch: Mapping[str, Array],
+    batch: PackedBatch,
     key: PRNGKeyArray,
     *,
     model: TemporalFusionNet,
     optimizer: optax.GradientTransformation,
     num_slots: int,
-    loss_options: Mapping[str, Any],
-    augment_options: Mapping[str, Any],
+    loss_options: LossConfig,
+    augment_options: AugmentConfig,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Return the next state and this step's metrics; runs under a device axis named `DEVICES`.
 
-    `batch` is this device's share: images uint8 [M, H, W, 3], tracklet and slot int32 [M], labels
-    int32 [B]. `key` is the run's; the step and the device are folded in, so a resumed run draws
-    the same augmentations. Gradients, statistics and metrics are averaged over the devices.
+    `batch` is this device's share. `key` is the run's; the step and the device are folded in, so a
+    resumed run draws the same augmentations. Gradients, statistics and metrics are averaged over
+    the devices.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(DEVICES))
-    frames = augment(key, batch["images"], augment_options, dtype=model.dtype)
-    labels = batch["labels"]
-    # Devices may hold unlike numbers of real tracklets; the mean over devices is then still the
-    # mean over tracklets.
-    count = jnp.maximum(jax.lax.pmean((labels >= 0).sum().astype(jnp.float32), DEVICES), 1 / 4)
+    frames = augment(key, batch.images, augment_options, dtype=model.dtype)
+    labels = batch.labels
+    count = mean_count(labels)
 
     def loss_of(params):
         output, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             frames,
-            batch["tracklet"],
-            batch["slot"],
+            batch.tracklet,
+            batch.slot,
             num_tracklets=labels.shape[0],
             num_slots=num_slots,
             train=True,
             method="packed",
             mutable=["batch_stats"],
         )
-        loss, parts = total_loss(
-            output.features, output.logits, labels, count=count, **loss_options
-        )
+        loss, parts = total_loss(output.features, output.logits, labels, loss_options, count=count)
         guesses = output.logits.sum(1).argmax(-1)
         real = labels >= 0
         right = jnp.where(real, guesses == labels, False).sum() / jnp.maximum(real.sum(), 1)
@@ -97,17 +102,18 @@ def train_step(
 
 
 def parallel_train_step(
-    devices: Sequence[Any] | None = None, **static: Any
+    devices: Sequence[Any] | None = None, *, how: str = "pmap", **static: Any
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Return `train_step` over `devices` (default: all): (state, batch with a device axis, key).
 
-    The state has no device axis; it is donated, so the one passed in is gone afterwards.
+    The state has no device axis; it is donated, so the one passed in is gone afterwards. `how` is
+    that of `devices.data_parallel`.
     """
-    return jax.pmap(
+    return data_parallel(
         functools.partial(train_step, **static),
-        axis_name=DEVICES,
-        devices=devices,
         in_axes=(None, 0, None),
-        out_axes=(None, None),
-        donate_argnums=(0,),
+        out_axes=None,
+        donate=(0,),
+        devices=devices,
+        how=how,
     )

@@ -4,10 +4,12 @@ import logging
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from stf_jax.config import AugmentConfig
 from stf_jax.data import pipeline
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
@@ -86,10 +88,18 @@ def collect(table, plan, **options):
 def assert_same(found, expected):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            assert one[name].dtype == other[name].dtype
-            np.testing.assert_array_equal(one[name], other[name])
+        for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def tracklet_rows(batch, plan, step):
+    """Rows of the table that a batch's tracklets are of, -1 for one without frames."""
+    seen = [
+        np.isin(np.arange(labels.size), own)
+        for own, labels in zip(batch.tracklet, batch.labels, strict=True)
+    ]
+    return np.where(seen, plan.tracklets[step], -1)
 
 
 def small_plan(table, num_devices=2, epoch=0):
@@ -108,29 +118,30 @@ def small_plan(table, num_devices=2, epoch=0):
 def test_batches_hold_the_planned_frames(table, num_devices):
     plan = evaluation_plan(table, num_devices=num_devices, chunk=4, frames_per_device=7)
     found = collect(table, plan, buckets=(4, 7, 9))
-    steps, _, num_tracklets, _ = plan.frames.shape
+    steps, _, num_tracklets, _ = plan.frame_rows.shape
     assert len(found) == steps
     for s, batch in enumerate(found):
-        most = max((plan.frames[s, d] >= 0).sum() for d in range(num_devices))
+        most = max((plan.frame_rows[s, d] >= 0).sum() for d in range(num_devices))
         size = 4 if most <= 4 else 7
-        assert batch["images"].shape == (num_devices, size, HEIGHT, WIDTH, 3)
-        assert batch["images"].dtype == np.uint8
-        assert (batch["tracklets"] == plan.tracklets[s]).all()
-        assert batch["tracklets"].dtype == np.int64
+        assert batch.images.shape == (num_devices, size, HEIGHT, WIDTH, 3)
+        assert batch.images.dtype == np.uint8
+        assert (tracklet_rows(batch, plan, s) == plan.tracklets[s]).all()
         expected = np.where(plan.tracklets[s] >= 0, table.labels[plan.tracklets[s]], -1)
-        assert (batch["labels"] == expected).all()
-        assert batch["labels"].dtype == np.int32
+        assert (batch.labels == expected).all()
+        assert batch.labels.dtype == np.int32
         for d in range(num_devices):
-            planned = [(b, t, row) for (b, t), row in np.ndenumerate(plan.frames[s, d]) if row >= 0]
+            planned = [
+                (b, t, row) for (b, t), row in np.ndenumerate(plan.frame_rows[s, d]) if row >= 0
+            ]
             for m in range(size):
                 if m < len(planned):
                     b, t, row = planned[m]
-                    assert (batch["tracklet"][d, m], batch["slot"][d, m]) == (b, t)
-                    difference = np.abs(batch["images"][d, m] - bilinear(read(table, row)))
+                    assert (batch.tracklet[d, m], batch.slot[d, m]) == (b, t)
+                    difference = np.abs(batch.images[d, m] - bilinear(read(table, row)))
                     assert difference.max() < 0.501
                 else:
-                    assert (batch["tracklet"][d, m], batch["slot"][d, m]) == (num_tracklets, 0)
-                    assert not batch["images"][d, m].any()
+                    assert (batch.tracklet[d, m], batch.slot[d, m]) == (num_tracklets, 0)
+                    assert not batch.images[d, m].any()
 
 
 def as_png(mode):
@@ -161,7 +172,7 @@ def test_png_of_any_mode_becomes_rgb(tmp_path, mode):
             expected = np.asarray(stored.convert("RGBA"))[..., :3]
     table = make_table(tmp_path, ["a.png"], [1])
     (batch,) = collect(table, evaluation_plan(table, num_devices=1, frames_per_device=25))
-    assert np.abs(batch["images"][0, 0] - bilinear(expected)).max() < 0.501
+    assert np.abs(batch.images[0, 0] - bilinear(expected)).max() < 0.501
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -171,12 +182,12 @@ def test_jpeg_of_any_mode_becomes_rgb(tmp_path, mode):
     (batch,) = collect(table, evaluation_plan(table, num_devices=1, frames_per_device=25))
     # Converting CMYK rounds differently here and there.
     allowed = 2 if mode == "CMYK" else 0.501
-    assert np.abs(batch["images"][0, 0] - bilinear(read(table, 0))).max() < allowed
+    assert np.abs(batch.images[0, 0] - bilinear(read(table, 0))).max() < allowed
 
 
 def test_threads_prefetch_and_restart_change_nothing(table):
     plan = small_plan(table, num_devices=1)
-    options = {"host_augment": {"horizontal_crop": 0.7, "pad_ratio": 3.0}, "seed": (3, 1)}
+    options = {"host_augment": AugmentConfig(horizontal_crop=0.7, pad_ratio=3.0), "seed": (3, 1)}
     expected = collect(table, plan, threads=1, **options)
     assert len(expected) == 2
     assert_same(collect(table, plan, threads=5, prefetch=7, **options), expected)
@@ -186,24 +197,24 @@ def test_threads_prefetch_and_restart_change_nothing(table):
 
 def test_hosts_get_their_share_of_the_devices(table):
     plan = evaluation_plan(table, num_devices=3, chunk=4, frames_per_device=5)
-    options = {"host_augment": {"horizontal_crop": 1.0}, "buckets": (2, 3, 4, 5)}
+    options = {"host_augment": AugmentConfig(horizontal_crop=1.0), "buckets": (2, 3, 4, 5)}
     whole = collect(table, plan, **options)
     for devices in (slice(0, 1), slice(1, 3)):
         share = collect(table, plan, devices=devices, **options)
-        assert_same(share, [{name: v[devices] for name, v in batch.items()} for batch in whole])
+        assert_same(share, [jax.tree.map(lambda v, d=devices: v[d], batch) for batch in whole])
 
 
 def test_horizontal_crop_and_padding(table):
     plan = evaluation_plan(table, num_devices=1, chunk=25, frames_per_device=25)
-    host = {"horizontal_crop": 0.6, "horizontal_crop_keep": (0.4, 0.8), "pad_ratio": 3.0}
+    host = AugmentConfig(horizontal_crop=0.6, horizontal_crop_keep=(0.4, 0.8), pad_ratio=3.0)
     found = collect(table, plan, host_augment=host, seed=5)
     again = collect(table, plan, host_augment=host, seed=6)
-    shares = pipeline._kept_shares(plan, pipeline.check_options(host), 5)
-    assert shares.shape == plan.frames.shape
+    shares = pipeline._kept_shares(plan, host, 5)
+    assert shares.shape == plan.frame_rows.shape
     whole = 0
     for s, batch in enumerate(found):
-        for m, (b, t) in enumerate(np.argwhere(plan.frames[s, 0] >= 0)):
-            image = read(table, plan.frames[s, 0, b, t])
+        for m, (b, t) in enumerate(np.argwhere(plan.frame_rows[s, 0] >= 0)):
+            image = read(table, plan.frame_rows[s, 0, b, t])
             height, width = image.shape[:2]
             share = shares[s, 0, b, t]
             assert share == 1 or 0.4 <= share <= 0.8
@@ -215,20 +226,20 @@ def test_horizontal_crop_and_padding(table):
             padded = np.tile(FILL, (tall, wide, 1))
             top, left = (tall - height) // 2, (wide - width) // 2
             padded[top : top + height, left : left + width] = image
-            assert np.abs(batch["images"][0, m] - bilinear(padded)).max() < 0.501
+            assert np.abs(batch.images[0, m] - bilinear(padded)).max() < 0.501
     assert 0.15 * table.num_frames < whole < 0.75 * table.num_frames
-    assert any((a["images"] != b["images"]).any() for a, b in zip(found, again, strict=True))
+    assert any((a.images != b.images).any() for a, b in zip(found, again, strict=True))
 
 
 def test_share_of_cropped_images():
     plan = Plan(np.zeros((100, 2, 10), np.int64), np.zeros((100, 2, 10, 5), np.int64))
-    options = pipeline.check_options({"horizontal_crop": 0.3})
+    options = AugmentConfig(horizontal_crop=0.3)
     shares = pipeline._kept_shares(plan, options, 0)
     cropped = shares[shares < 1]
     assert abs(len(cropped) / shares.size - 0.3) < 0.02
     assert 0.5 <= cropped.min() < 0.51
     assert abs(cropped.mean() - 0.75) < 0.01
-    assert (pipeline._kept_shares(plan, pipeline.check_options(), 0) == 1).all()
+    assert (pipeline._kept_shares(plan, AugmentConfig(), 0) == 1).all()
 
 
 def damage(table, rows):
@@ -267,24 +278,26 @@ def test_unreadable_images_can_be_left_out(own_table, caplog, threads):
         found = collect(own_table, plan, on_corrupt="skip", threads=threads)
     lost = []
     for s, (batch, whole) in enumerate(zip(found, expected, strict=True)):
-        assert batch["images"].shape == whole["images"].shape
+        assert batch.images.shape == whole.images.shape
+        found_rows = tracklet_rows(batch, plan, s)
         for d in range(2):
             rows = []
-            for m in np.flatnonzero(whole["tracklet"][d] < plan.tracklets.shape[2]):
-                row = plan.frames[s, d, whole["tracklet"][d, m], whole["slot"][d, m]]
+            for m in np.flatnonzero(whole.tracklet[d] < plan.tracklets.shape[2]):
+                row = plan.frame_rows[s, d, whole.tracklet[d, m], whole.slot[d, m]]
                 if row not in bad:
                     rows.append(m)
             n = len(rows)
             for name in ("images", "tracklet", "slot"):
-                np.testing.assert_array_equal(batch[name][d, :n], whole[name][d, rows])
-            assert (batch["tracklet"][d, n:] == plan.tracklets.shape[2]).all()
-            assert not batch["images"][d, n:].any()
+                ours, theirs = getattr(batch, name), getattr(whole, name)
+                np.testing.assert_array_equal(ours[d, :n], theirs[d, rows])
+            assert (batch.tracklet[d, n:] == plan.tracklets.shape[2]).all()
+            assert not batch.images[d, n:].any()
             for b, tracklet in enumerate(plan.tracklets[s, d]):
                 if tracklet in (1, 5):
                     lost.append(tracklet)
-                    assert batch["tracklets"][d, b] == batch["labels"][d, b] == -1
+                    assert found_rows[d, b] == batch.labels[d, b] == -1
                 else:
-                    assert batch["tracklets"][d, b] == tracklet
+                    assert found_rows[d, b] == tracklet
     assert sorted(lost) == [1, 5]
     text = caplog.text
     for row in bad:
@@ -296,8 +309,8 @@ def test_all_images_unreadable(own_table):
     damage(own_table, range(23))
     plan = evaluation_plan(own_table, num_devices=1, frames_per_device=25)
     for batch in collect(own_table, plan, on_corrupt="skip"):
-        assert (batch["labels"] == -1).all()
-        assert (batch["tracklet"] == plan.tracklets.shape[2]).all()
+        assert (batch.labels == -1).all()
+        assert (batch.tracklet == plan.tracklets.shape[2]).all()
 
 
 @pytest.mark.parametrize(
@@ -305,7 +318,6 @@ def test_all_images_unreadable(own_table):
     [
         ({"buckets": (2, 5)}, "2, 5 is too small"),
         ({"on_corrupt": "drop"}, "'skip'"),
-        ({"host_augment": {"pad": 3}}, "augment.pad"),
     ],
 )
 def test_impossible_requests_are_refused_at_once(table, options, message):

@@ -43,16 +43,16 @@ def mars():
 
 def owners(table, plan):
     """The tracklet of each frame, by search; -1 where the plan has none."""
-    found = np.searchsorted(table.offsets, plan.frames, side="right") - 1
-    return np.where(plan.frames >= 0, found, -1)
+    found = np.searchsorted(table.offsets, plan.frame_rows, side="right") - 1
+    return np.where(plan.frame_rows >= 0, found, -1)
 
 
 def check_frames(table, plan, low, high):
-    real = plan.frames >= 0
+    real = plan.frame_rows >= 0
     counts = real.sum(axis=3)
-    assert (real == (np.arange(plan.frames.shape[3]) < counts[..., None])).all()  # first slots
+    assert (real == (np.arange(plan.frame_rows.shape[3]) < counts[..., None])).all()  # first slots
     assert ((owners(table, plan) == plan.tracklets[..., None]) | ~real).all()
-    later, earlier = plan.frames[..., 1:], plan.frames[..., :-1]
+    later, earlier = plan.frame_rows[..., 1:], plan.frame_rows[..., :-1]
     assert ((later > earlier) | ~real[..., 1:]).all()  # time order, so no frame twice
     lengths = table.lengths[plan.tracklets]
     assert (counts >= np.minimum(low, lengths)).all()
@@ -64,7 +64,7 @@ def test_every_tracklet_once_in_whole_steps(mars):
     table = mars["train"]
     plan = training_plan(table, seed=3, epoch=2, num_devices=2, tracklets_per_device=4)
     assert plan.tracklets.shape == (8298 // 8, 2, 4)
-    assert plan.frames.shape == (8298 // 8, 2, 4, 25)
+    assert plan.frame_rows.shape == (8298 // 8, 2, 4, 25)
     visits = np.bincount(plan.tracklets.ravel(), minlength=8298)
     assert visits.max() == 1
     assert visits.sum() == 8298 // 8 * 8
@@ -90,8 +90,8 @@ def test_every_frame_is_as_likely():
             min_frames=2,
             max_frames=6,
         )
-        hits[plan.frames[plan.frames >= 0]] += 1
-        total[plan.tracklets[0, 0]] += (plan.frames[0, 0] >= 0).sum(axis=1)
+        hits[plan.frame_rows[plan.frame_rows >= 0]] += 1
+        total[plan.tracklets[0, 0]] += (plan.frame_rows[0, 0] >= 0).sum(axis=1)
     np.testing.assert_allclose(total / 3000, [4, 4, 3, 4], rtol=0.03)
     share = np.repeat(total / table.lengths, table.lengths)
     # Five standard deviations of a count with this mean.
@@ -106,7 +106,7 @@ def test_a_plan_is_a_function_of_its_seed_and_epoch(mars):
 
     first, again = plan(1, 5), plan(1, 5)
     assert (first.tracklets == again.tracklets).all()
-    assert (first.frames == again.frames).all()
+    assert (first.frame_rows == again.frame_rows).all()
     for other in (plan(1, 6), plan(2, 5), plan(5, 1)):
         assert (first.tracklets != other.tracklets).mean() > 0.99
 
@@ -124,7 +124,7 @@ def test_plans_are_the_same_on_every_machine():
             tracklets_per_device=2,
             tracklets_per_identity=2,
         )
-        sums.append(zlib.crc32(plan.tracklets.tobytes() + plan.frames.tobytes()))
+        sums.append(zlib.crc32(plan.tracklets.tobytes() + plan.frame_rows.tobytes()))
     assert sums == GOLDEN
 
 
@@ -144,14 +144,16 @@ def test_devices_share_the_step_of_one_device(mars):
         order = np.argsort(four.tracklets[s].ravel())
         base = np.argsort(one.tracklets[s].ravel())
         assert (four.tracklets[s].ravel()[order] == one.tracklets[s].ravel()[base]).all()
-        assert (four.frames[s].reshape(8, 8)[order] == one.frames[s].reshape(8, 8)[base]).all()
+        assert (
+            four.frame_rows[s].reshape(8, 8)[order] == one.frame_rows[s].reshape(8, 8)[base]
+        ).all()
 
 
 def test_devices_get_alike_numbers_of_frames(mars):
     plan = training_plan(mars["train"], seed=0, epoch=0, num_devices=8, tracklets_per_device=4)
     counts = frame_counts(plan)
     assert counts.shape == (259, 8)
-    assert counts.sum() == (plan.frames >= 0).sum()
+    assert counts.sum() == (plan.frame_rows >= 0).sum()
     assert counts.max(axis=1).mean() < 1.06 * counts.mean()  # dealt as they come: 1.33
 
 
@@ -231,7 +233,7 @@ def test_repeated_tracklets_get_new_frames():
         tracklets_per_identity=4,
     )
     assert sorted(plan.tracklets.ravel()) == [0, 0, 1, 1]
-    assert len({tuple(frames) for frames in plan.frames[0, 0]}) == 4
+    assert len({tuple(frames) for frames in plan.frame_rows[0, 0]}) == 4
 
 
 @pytest.mark.parametrize("sampler", ["tracklet", "identity"])
@@ -291,8 +293,8 @@ def test_evaluation_sees_every_frame_once_in_order(num_devices):
     lengths = np.random.default_rng(0).integers(1, 120, 90)
     table = make_table(lengths)
     plan = evaluation_plan(table, num_devices=num_devices, frames_per_device=75)
-    real = plan.frames >= 0
-    assert (np.sort(plan.frames[real]) == np.arange(lengths.sum())).all()
+    real = plan.frame_rows >= 0
+    assert (np.sort(plan.frame_rows[real]) == np.arange(lengths.sum())).all()
     assert frame_counts(plan).max() <= 75
     assert plan.chunks is not None
     used = plan.tracklets >= 0
@@ -303,7 +305,7 @@ def test_evaluation_sees_every_frame_once_in_order(num_devices):
         tracklet, chunk = plan.tracklets[s, d, b], plan.chunks[s, d, b]
         whole = np.arange(lengths.sum())[table.offsets[tracklet] : table.offsets[tracklet + 1]]
         expected = whole[25 * chunk : 25 * chunk + 25]
-        assert plan.frames[s, d, b][real[s, d, b]].tolist() == expected.tolist()
+        assert plan.frame_rows[s, d, b][real[s, d, b]].tolist() == expected.tolist()
         assert real[s, d, b, : len(expected)].all()
 
 
@@ -311,8 +313,8 @@ def test_evaluation_of_some_tracklets_with_other_chunks():
     table = make_table([30, 7, 12, 90])
     plan = evaluation_plan(table, num_devices=1, chunk=10, frames_per_device=10, tracklets=[2, 0])
     assert set(plan.tracklets[plan.tracklets >= 0]) == {0, 2}
-    assert plan.frames.shape == (5, 1, 2, 10)
-    real = plan.frames[plan.frames >= 0]
+    assert plan.frame_rows.shape == (5, 1, 2, 10)
+    real = plan.frame_rows[plan.frame_rows >= 0]
     assert sorted(real) == [*range(30), *range(37, 49)]
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -13,6 +14,7 @@ from PIL import Image
 from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
+from stf_jax.config import AugmentConfig
 from stf_jax.data import video_reid_builder
 from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.pipeline import batches
@@ -97,15 +99,13 @@ def test_examples_read_with_tfds_alone(built):
 
 def same_batches(folder_batches, tfds_batches):
     for first, second in zip(folder_batches, tfds_batches, strict=True):
-        assert first.keys() == second.keys()
-        for key in first:
-            np.testing.assert_array_equal(first[key], second[key])
+        jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 def test_training_gets_the_folders_batches_bit_for_bit(built):
     layout, folder = built
     options = {"height": 24, "width": 12, "buckets": (8, 16, 64), "seed": (1, 2), "threads": 3}
-    options["host_augment"] = {"horizontal_crop": 0.5, "pad_ratio": 2.0}
+    options["host_augment"] = AugmentConfig(horizontal_crop=0.5, pad_ratio=2.0)
     for subset in ("trainval", "test"):
         table = loaded(layout, subset)
         other = loaded(folder, subset, check_files=False)

@@ -1,4 +1,4 @@
-"""Bootstrap intervals against a loop of resamples and against theory."""
+"""Bootstrap intervals against a loop of resamples, theory, and a simulation of known truth."""
 
 import dataclasses
 from typing import Any
@@ -27,16 +27,19 @@ def make_ranking(num_queries=300, seed=0, **options):
 
 
 def test_against_a_loop():
-    """The same statistic, resampled one query at a time from another stream of numbers."""
+    """The same statistic, resampled one identity at a time from another stream of numbers."""
     ranking = make_ranking()
     assert 0 < ranking.valid_queries < ranking.num_queries
     found = bootstrap_intervals(ranking, resamples=4000, seed=1)
     assert list(found.ends) == ["mAP", "mINP", "rank-1", "rank-5", "rank-10", "rank-20"]
     random = np.random.default_rng(99)
     valid = np.flatnonzero(ranking.match_counts)
+    people = np.unique(ranking.query_ids[valid])
+    assert found.identities == len(people) < len(np.unique(ranking.query_ids))
     means = {name: [] for name in found.ends}
     for _ in range(2000):
-        drawn = random.choice(valid, len(valid))
+        chosen = random.choice(people, len(people))
+        drawn = np.concatenate([valid[ranking.query_ids[valid] == person] for person in chosen])
         means["mAP"].append(ranking.average_precisions[drawn].mean())
         means["mINP"].append(ranking.inverse_penalties[drawn].mean())
         for k in (1, 5, 10, 20):
@@ -45,8 +48,13 @@ def test_against_a_loop():
         np.testing.assert_allclose(ends, np.percentile(means[name], [2.5, 97.5]), atol=0.01)
 
 
+def alone(ranking):
+    """The same ranking, each query a person of its own."""
+    return dataclasses.replace(ranking, query_ids=np.arange(ranking.num_queries))
+
+
 def test_width_of_a_share_is_the_binomial_one():
-    ranking = make_ranking(num_queries=2000)
+    ranking = alone(make_ranking(num_queries=2000))
     share, count = ranking.cmc[9], ranking.valid_queries
     low, high = bootstrap_intervals(ranking, resamples=4000).ends["rank-10"]
     wanted = 2 * 1.96 * np.sqrt(share * (1 - share) / count)
@@ -59,7 +67,7 @@ def test_seeded_and_alike_in_pieces(monkeypatch):
     whole = bootstrap_intervals(ranking, resamples=50, seed=3)
     assert whole == bootstrap_intervals(ranking, resamples=50, seed=3)
     assert whole.ends != bootstrap_intervals(ranking, resamples=50, seed=4).ends
-    monkeypatch.setattr(bootstrap, "_DRAWN", 7 * ranking.valid_queries)
+    monkeypatch.setattr(bootstrap, "_DRAWN", 7 * whole.identities)
     assert whole.ends == bootstrap_intervals(ranking, resamples=50, seed=3).ends
 
 
@@ -67,6 +75,9 @@ def test_a_paired_difference():
     one, other = make_ranking(seed=0), make_ranking(seed=1)
     with pytest.raises(ValueError, match="same queries"):
         mean_ap_difference(one, other)
+    with pytest.raises(ValueError, match="same queries"):
+        mean_ap_difference(one, alone(one))
+    one = alone(one)
     random = np.random.default_rng(5)
     gains = random.normal(0.1, 0.05, one.num_queries)
     better = dataclasses.replace(one, average_precisions=one.average_precisions + gains)
@@ -78,6 +89,63 @@ def test_a_paired_difference():
     assert high - low == pytest.approx(width, rel=0.1)
     assert low < gain < high
     assert mean_ap_difference(one, one) == (0, 0, 0)
+
+
+def test_a_query_seen_twice_tells_nothing_new():
+    ranking = make_ranking()
+    names = ("query_ids", "match_counts", "average_precisions", "inverse_penalties", "query_cmc")
+    twice = dataclasses.replace(
+        ranking, **{name: np.repeat(getattr(ranking, name), 2, axis=0) for name in names}
+    )
+    ends, wanted = (bootstrap_intervals(r, resamples=200).ends for r in (twice, ranking))
+    for name in wanted:
+        np.testing.assert_allclose(ends[name], wanted[name], rtol=1e-12)
+
+
+def draw_rankings(random, base, identities):
+    """Rankings by two models whose expected mAP and rank-1 are 1/2, and whose expected gain is 0.
+
+    People are easy or hard and their queries vary about that; so does what the second model gains.
+    """
+    sizes = random.integers(1, 12, identities)
+    people = np.repeat(np.arange(identities), sizes)
+    count = len(people)
+    ease = random.beta(2, 2, identities)[people]
+    gains = random.normal(0, 0.1, identities)[people] + random.normal(0, 0.1, count)
+    one = dataclasses.replace(
+        base,
+        num_queries=count,
+        query_ids=people,
+        match_counts=np.ones(count, int),
+        average_precisions=random.beta(4 * ease, 4 * (1 - ease)),
+        inverse_penalties=ease,
+        query_cmc=(random.random(count) < ease)[:, None].astype(float),
+    )
+    return one, dataclasses.replace(one, average_precisions=one.average_precisions + gains)
+
+
+def coverage(identities, change=lambda ranking: ranking, repetitions=400):
+    """How often 95 % intervals hold the truth: of mAP, rank-1 and the paired gain."""
+    random, base = np.random.default_rng(identities), make_ranking(1)
+    covered = np.zeros(3)
+    for seed in range(repetitions):
+        one, other = map(change, draw_rankings(random, base, identities))
+        ends = bootstrap_intervals(one, ranks=(1,), resamples=200, seed=seed).ends
+        _, low, high = mean_ap_difference(other, one, resamples=200, seed=seed)
+        truths = {0.5: (ends["mAP"], ends["rank-1"]), 0.0: ((low, high),)}
+        covered += [a <= truth <= b for truth, found in truths.items() for a, b in found]
+    return covered / repetitions
+
+
+@pytest.mark.parametrize("identities", [25, 60, 150])
+def test_intervals_cover_the_truth_as_often_as_they_say(identities):
+    found = coverage(identities)
+    assert ((found >= 0.87) & (found <= 0.97)).all(), found
+
+
+def test_queries_taken_for_independent_would_not():
+    found = coverage(25, change=alone)
+    assert (found < 0.87).all(), found
 
 
 def test_one_valid_query_leaves_no_width():

@@ -84,6 +84,7 @@ def check_against_oracle(distances, labels, max_rank=5, **options):
     valid = [score for score in expected if score]
     assert result.valid_queries == len(valid)
     assert result.num_queries == len(expected)
+    np.testing.assert_array_equal(result.query_ids, labels["query_ids"])
     assert result.cmc.shape == (max_rank,)
     for q, score in enumerate(expected):
         if score is None:

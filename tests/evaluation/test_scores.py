@@ -1,5 +1,6 @@
 """Entries of scores.json, the printed table and summaries over splits."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -7,7 +8,13 @@ import numpy as np
 import pytest
 
 from stf_jax.evaluation import bootstrap_intervals, rank_gallery
-from stf_jax.evaluation.scores import across_splits, format_table, make_scores, write_scores
+from stf_jax.evaluation.scores import (
+    across_splits,
+    format_table,
+    make_scores,
+    ranges_meaning,
+    write_scores,
+)
 
 LABELS: dict[str, Any] = {"query_cameras": [1, 1, 1], "gallery_cameras": [2, 2, 2, 2]}
 
@@ -40,6 +47,7 @@ def test_entry():
     assert (entry["gallery_size"], entry["junk_size"]) == (3, 1)
     assert (entry["valid_queries"], entry["num_queries"]) == (2, 3)
     assert entry["intervals"]["level"] == 0.95
+    assert entry["intervals"]["identities"] == 2
     assert entry["intervals"]["ends"]["mAP"] == [0.5, 1.0]
     assert len(entry["cmc"]) == 10
 
@@ -80,6 +88,7 @@ def test_table():
     assert lines[3].split()[-2:] == ["50.0-100.0", "50.0-100.0"]
     assert lines[4].split()[:5] == ["mars-official", "3", "2", "of", "3"]
     assert "95 %" in lines[-1]
+    assert lines[-1].endswith("intervals over 2 identities; too narrow with fewer than 10.")
     assert len({line.rindex("75.0") for line in (lines[2], lines[4]) if "75.0" in line}) == 1
 
 
@@ -92,6 +101,27 @@ def test_table_of_labelled_and_undefined_rows():
     assert lines[2].split() == ["histogram", "step", "0", "0", "of", "3", *["n/a"] * 6]
     assert lines[3].split()[:2] == ["step", "step"]
     assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([], ""),
+        ([1200, 1200], "95 % bootstrap intervals over 1,200 identities"),
+        (
+            [9, 10],
+            "95 % bootstrap intervals over 9 or 10 identities; too narrow with fewer than 10",
+        ),
+    ],
+)
+def test_what_ranges_are(counts, said):
+    ranking = make_ranking()
+    plain = bootstrap_intervals(ranking)
+    rows = {"none": make_scores(ranking)} | {
+        str(place): make_scores(ranking, dataclasses.replace(plain, identities=count))
+        for place, count in enumerate(counts)
+    }
+    assert ranges_meaning(rows) == said
 
 
 def test_splits():

@@ -15,9 +15,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import stf_jax
+from stf_jax.config import OptimizerConfig
+from stf_jax.data.sampling import Position
 from stf_jax.errors import UserError
 from stf_jax.run.checkpoint import (
-    Position,
     describe,
     find_step,
     open_manager,
@@ -48,7 +49,7 @@ def _state(step=0, seed=0, identities=5, **config):
         "embedding": {"kernel": draw(8, 16).astype(jnp.bfloat16)},
         "classifier": {"kernel": draw(16, identities), "bias": draw(identities)},
     }
-    optimizer, _ = make_optimizer(config, 4, 100, params)
+    optimizer, _ = make_optimizer(OptimizerConfig(**config), 4, 100, params)
     opt_state = jax.tree.map(lambda x: draw(*x.shape).astype(x.dtype), optimizer.init(params))
     batch_stats = {"backbone": {"bn1": {"mean": draw(8), "var": draw(8)}}}
     return State(jnp.int32(step), params, batch_stats, opt_state)
@@ -293,7 +294,8 @@ def test_reading_does_not_disturb_the_run_that_writes(tmp_path):
 _ENDLESS_RUN = """
 import itertools, sys
 import numpy as np
-from stf_jax.run.checkpoint import Position, open_manager, save, describe
+from stf_jax.data.sampling import Position
+from stf_jax.run.checkpoint import open_manager, save, describe
 manager = open_manager(sys.argv[1])
 start = max((e.step for e in describe(sys.argv[1])), default=0) + 1
 for step in itertools.count(start):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
@@ -25,7 +24,7 @@ LABELS = {-1: 2, 7: 0, 1500: 1}
 def test_what_is_written_is_read(tmp_path):
     workdir = tmp_path / "runs" / "a"
     assert read_run_files(workdir) is None
-    write_run_files(workdir, ml_collections.ConfigDict(CONFIG), LABELS)
+    write_run_files(workdir, CONFIG, LABELS)
     found = read_run_files(workdir)
     assert found is not None
     assert found.labels == LABELS

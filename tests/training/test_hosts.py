@@ -31,29 +31,28 @@ DRIVER = """
 import os, signal, sys, time
 import jax
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
-from stf_jax import main
+from stf_jax import main, train as training
 from stf_jax.evaluate import evaluate_workdir
 from stf_jax.models import resnet
-from stf_jax.training import loop
 
 resnet.BACKBONES["resnet18"] = (False, (1, 1, 1, 1))
 number, at = int(os.environ.get("SIGNAL", "0")), int(os.environ.get("STEP", "99"))
-batches, train = loop.training_batches, loop.train
+batches, train = training.training_batches, training.train
 
 def slow_batches(*arguments):
-    for epoch, step, batch in batches(*arguments):
-        done = 2 * (epoch - 1) + step
+    for position, batch in batches(*arguments):
+        done = 2 * (position.epoch - 1) + position.step_in_epoch
         if done == at and number:
             os.kill(os.getpid(), number)
         if done >= at:
             time.sleep(0.3)
-        yield epoch, step, batch
+        yield position, batch
 
 def train_and_evaluate(config, workdir):
     if train(config, workdir):
         evaluate_workdir(config, workdir, "latest", report=False)
 
-loop.training_batches, loop.train = slow_batches, train_and_evaluate
+training.training_batches, training.train = slow_batches, train_and_evaluate
 sys.exit(main.main(sys.argv[1:]))
 """
 

@@ -1,28 +1,29 @@
 """The parallel step: devices and batch split do not change what is learnt; nothing is dropped."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from stf_jax.config import AugmentConfig, LossConfig
+from stf_jax.data.batch import PackedBatch
 from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
-from stf_jax.training.state import TrainState, init_state, init_variables
-from stf_jax.training.steps import parallel_train_step, total_loss
+from stf_jax.models.variables import init_variables
+from stf_jax.training.losses import smoothed_cross_entropy
+from stf_jax.training.state import TrainState, init_state
+from stf_jax.training.steps import mean_count, parallel_train_step, total_loss
 
-OPTIONS = {
-    "label_smoothing": 0.1,
-    "triplet_weight": 0.0,
-    "triplet_distance": "euclidean",
-    "triplet_margin": "soft",
-}
-PLAIN = {"mirror": 0.0, "blur": 0.0}
+OPTIONS = LossConfig(label_smoothing=0.1, triplet_weight=0.0)
+PLAIN = AugmentConfig(mirror=0.0, blur=0.0)
 B, T, H, W, K = 4, 3, 32, 16, 5
 LENGTHS = (3, 1, 2, 3)  # so that two devices hold 4 and 5 real frames
 
 
-def packed(rows: list[int], size: int) -> dict[str, np.ndarray]:
+def packed(rows: list[int], size: int) -> PackedBatch:
     """One device's batch of the tracklets `rows`, padded to `size` frames with garbage."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (B, T, H, W, 3), dtype=np.uint8)
@@ -34,14 +35,14 @@ def packed(rows: list[int], size: int) -> dict[str, np.ndarray]:
             images[m], tracklet[m], slot[m] = pixels[row, t], b, t
             m += 1
     labels = np.array([(0, 1, 2, 4)[row] for row in rows], np.int32)
-    return {"images": images, "tracklet": tracklet, "slot": slot, "labels": labels}
+    return PackedBatch(images, tracklet, slot, labels)
 
 
-def stacked(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+def stacked(*parts: PackedBatch) -> PackedBatch:
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
 
 
-def one_step(batch: dict[str, np.ndarray], devices, **options) -> tuple[TrainState, dict]:
+def one_step(batch: PackedBatch, devices, **options) -> tuple[TrainState, dict]:
     model = TemporalFusionNet(
         num_classes=K, backbone="resnet18", embed_dim=8, axis_name=DEVICES, **options
     )
@@ -110,8 +111,24 @@ def test_triplet_loss_joins_with_its_weight() -> None:
     features = jnp.asarray(rng.normal(size=(4, 2, 3)), jnp.float32)
     logits = jnp.asarray(rng.normal(size=(4, 2, 5)), jnp.float32)
     labels = jnp.array([0, 0, 1, 1])
-    plain, parts = total_loss(features, logits, labels, **OPTIONS)
+    plain, parts = total_loss(features, logits, labels, OPTIONS)
     assert set(parts) == {"cross_entropy"}
-    both, parts = total_loss(features, logits, labels, **{**OPTIONS, "triplet_weight": 0.5})
+    both, parts = total_loss(features, logits, labels, replace(OPTIONS, triplet_weight=0.5))
     np.testing.assert_allclose(both, plain + 0.5 * parts["triplet"], rtol=1e-6)
     assert parts["triplet"] > 0
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8, 64])
+@pytest.mark.parametrize("real", [0, 1, 3])
+def test_the_loss_is_the_mean_over_tracklets_on_any_number_of_devices(devices, real) -> None:
+    """`K` classes alike: ln K a tracklet, however few of the devices hold one."""
+    labels = np.full((devices, 3), -1, np.int32)
+    labels.T.flat[:real] = 2
+
+    def loss(labels):
+        logits = jnp.zeros((3, 1, K))
+        mean = smoothed_cross_entropy(logits, labels, count=mean_count(labels))
+        return jax.lax.pmean(mean, DEVICES)
+
+    found = jax.vmap(loss, axis_name=DEVICES)(labels)
+    np.testing.assert_allclose(found, np.log(K) if real else 0, rtol=1e-6)

@@ -1,6 +1,6 @@
 """The project's layout, read into tables of tracklets and checked before anything uses it.
 
-A layout is a folder with `partitions.pkl` and `images/`; the README tells its keys and names.
+A layout is a folder with `partitions.pkl` and `images/`; docs/data.md describes its keys and names.
 """
 
 import os

@@ -1,63 +1,49 @@
 """One vector a tracklet: every frame, in chunks, through the model, counted.
 
-method.md's test-time rule: all frames in order in chunks; a chunk's feature is the concatenation
-over stripes; a tracklet's is the mean of its chunks' divided by its L2 norm.
+docs/method.md, "Feature of a tracklet at test time": all frames in order in chunks; a chunk's
+feature is the concatenation over stripes; a tracklet's is the mean of its chunks' over its L2 norm.
 """
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from stf_jax import hosts
 from stf_jax.data.augment import normalise
+from stf_jax.data.batch import PackedBatch
 from stf_jax.data.sampling import Plan
-from stf_jax.devices import DEVICES
+from stf_jax.devices import data_parallel
+from stf_jax.evaluation.features.feature_files import TrackletFeatures
 from stf_jax.models import TemporalFusionNet, TemporalFusionOutput
-
-
-@dataclass(frozen=True)
-class TrackletFeatures:
-    """Features of N tracklets and the weights of their F frames (in table order).
-
-    `features` [N, D] float32, unit length; a tracklet without any readable frame is all zero.
-    Frame weights sum to 1 over a chunk; NaN where that attention is off or the frame was skipped.
-    """
-
-    features: np.ndarray
-    frame_weights: np.ndarray
-    intra_weights: np.ndarray
-    inter_weights: np.ndarray
-    num_frames: np.ndarray  # [N] int64, frames that entered the feature
 
 
 def extract_step(
     variables: Any,
-    batch: Mapping[str, Array],
+    batch: PackedBatch,
     *,
     model: TemporalFusionNet,
     num_slots: int,
     flip: bool,
 ) -> dict[str, Array]:
-    """Return chunk features [B, S*C] and frame weights [B, T] of one device's packed batch.
+    """Return chunk features [B, S*C] and frame weights [B, T] of one device's batch.
 
     With `flip` the feature is the mean of the frames' and their mirror images'; the weights are
     those of the frames as they are.
     """
-    frames = normalise(batch["images"], dtype=model.dtype)
+    frames = normalise(batch.images, dtype=model.dtype)
 
     def apply(frames: Array) -> TemporalFusionOutput:
         output = model.apply(
             variables,
             frames,
-            batch["tracklet"],
-            batch["slot"],
-            num_tracklets=batch["labels"].shape[0],
+            batch.tracklet,
+            batch.slot,
+            num_tracklets=batch.labels.shape[0],
             num_slots=num_slots,
             train=False,
             method="packed",
@@ -78,26 +64,27 @@ def extract_step(
 
 
 def parallel_extract_step(
-    model: TemporalFusionNet, *, num_slots: int, flip: bool = False
-) -> Callable[[Any, Mapping[str, Any]], dict[str, Array]]:
-    """Return `extract_step` over all local devices: (variables, batch with a device axis).
+    model: TemporalFusionNet, *, num_slots: int, flip: bool = False, how: str = "pmap"
+) -> Callable[[Any, PackedBatch], dict[str, Array]]:
+    """Return `extract_step` over all devices: (variables, batch with a device axis).
 
-    Equal arguments give the same function, so that a run's evaluations share one program.
+    `how` is that of `devices.data_parallel`. Equal arguments give the same function, so that a
+    run's evaluations share one program.
     """
     hashable: Any = model  # frozen by Flax, which pyright cannot see
-    return _parallel_extract_step(hashable, num_slots, flip)
+    return _parallel_extract_step(hashable, num_slots, flip, how)
 
 
 @functools.lru_cache(maxsize=2)
-def _parallel_extract_step(model: Any, num_slots: int, flip: bool) -> Callable[..., Any]:
+def _parallel_extract_step(model: Any, num_slots: int, flip: bool, how: str) -> Callable[..., Any]:
     step = functools.partial(extract_step, model=model, num_slots=num_slots, flip=flip)
-    return jax.pmap(step, axis_name=DEVICES, in_axes=(None, 0))
+    return data_parallel(step, in_axes=(None, 0), out_axes=0, how=how)
 
 
 def extract_features(
-    step: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]],
+    step: Callable[[Any, PackedBatch], Mapping[str, Any]],
     variables: Any,
-    batches: Iterable[Mapping[str, Any]],
+    batches: Iterable[PackedBatch],
     plan: Plan,
     num_tracklets: int,
     num_frames: int,
@@ -124,16 +111,14 @@ def extract_features(
     }
     count = 0
 
-    def gather(s: int, batch: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+    def gather(s: int, batch: PackedBatch, output: Mapping[str, Any]) -> None:
         nonlocal sums
         result = {name: np.asarray(value) for name, value in output.items()}
         features = result["features"]
         if sums is None:
             sums = np.zeros((num_tracklets, features.shape[-1]))
-        tracklet, slot = batch["tracklet"], batch["slot"]
-        for d in range(features.shape[0]):
-            real = tracklet[d] < plan.tracklets.shape[2]
-            owner, at = tracklet[d][real], slot[d][real]
+        for d, real in enumerate(batch.real):
+            owner, at = batch.tracklet[d][real], batch.slot[d][real]
             frames = np.bincount(owner, minlength=plan.tracklets.shape[2])
             (used,) = np.nonzero(frames)
             rows = plan.tracklets[s, d, used]
@@ -142,25 +127,24 @@ def extract_features(
             np.add.at(totals, rows, factor)
             np.add.at(seen, rows, frames[used])
             for name, array in weights.items():
-                array[plan.frames[s, d, owner, at]] = result[name][d, owner, at]
+                array[plan.frame_rows[s, d, owner, at]] = result[name][d, owner, at]
         if progress is not None:
-            progress(int((tracklet < plan.tracklets.shape[2]).sum()))
+            progress(int(batch.real.sum()))
 
     # One batch is computed while the one before it is gathered.
     pending = None
     for s, batch in enumerate(batches):
-        arrays = {k: batch[k] for k in ("images", "tracklet", "slot", "labels")}
-        output = step(variables, arrays)
+        output = step(variables, batch)
         if pending is not None:
             gather(*pending)
-        pending = (s, {k: batch[k] for k in ("tracklet", "slot")}, output)
+        pending = (s, replace(batch, images=None), output)
         count = s + 1
     if pending is not None:
         gather(*pending)
     if count != plan.tracklets.shape[0] or sums is None:
         raise RuntimeError(f"{count} of {plan.tracklets.shape[0]} planned batches came")
     planned = np.zeros(num_tracklets, np.int64)
-    owners = np.broadcast_to(plan.tracklets[..., None], plan.frames.shape)[plan.frames >= 0]
+    owners = np.broadcast_to(plan.tracklets[..., None], plan.frame_rows.shape)[plan.frame_rows >= 0]
     np.add.at(planned, owners, 1)
     if (seen > planned).any():
         raise RuntimeError("a frame was seen twice")

@@ -1,4 +1,4 @@
-"""Tracklets with their features, as a file: what `--mode evaluate` and `--mode embed` write."""
+"""Tracklets with their features, and as a file: what `--mode evaluate` and `--mode embed` write."""
 
 import dataclasses
 import os
@@ -9,12 +9,26 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int8, Int64
 
-from stf_jax.data.layout.partitions import TrackletTable
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError
-from stf_jax.evaluation.features.extract import TrackletFeatures
 from stf_jax.files import atomic_write
 
 UNKNOWN_ID = -1
+
+
+@dataclass(frozen=True)
+class TrackletFeatures:
+    """Features of N tracklets and the weights of their F frames (in table order).
+
+    `features` [N, D] float32, unit length; a tracklet without any readable frame is all zero.
+    Frame weights sum to 1 over a chunk; NaN where that attention is off or the frame was skipped.
+    """
+
+    features: np.ndarray
+    frame_weights: np.ndarray
+    intra_weights: np.ndarray
+    inter_weights: np.ndarray
+    num_frames: np.ndarray  # [N] int64, frames that entered the feature
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from stf_jax.evaluation.pages.film_strips import (
 from stf_jax.evaluation.pages.report_plots import cmc_svg, histogram_svg, training_svgs
 from stf_jax.evaluation.ranked_lists import CameraPair, DistanceHistogram, RankedLists
 from stf_jax.evaluation.ranking import Ranking
-from stf_jax.evaluation.scores import SCORE_NAMES
+from stf_jax.evaluation.scores import SCORE_NAMES, ranges_meaning
 from stf_jax.files import atomic_write
 
 PAGE_FILE = "index.html"
@@ -178,14 +178,13 @@ def _score_parts(scoring: Scoring | None) -> dict[str, Any]:
         return {"scores": None, "cmc": None, "histogram": None, "pairs": None, "protocol": ""}
     rows = scoring.rows
     names = [n for n in SCORE_NAMES if any(n in row["scores"] for row in rows.values())]
-    levels = {row["intervals"]["level"] for row in rows.values() if row["intervals"] is not None}
     cells = {(pair.query_camera, pair.gallery_camera): pair for pair in scoring.camera_pairs}
     queries, galleries = (sorted({key[place] for key in cells}) for place in (0, 1))
     return {
         "scores": {
             "names": names,
             "rows": rows,
-            "levels": ", ".join(f"{100 * level:g} %" for level in sorted(levels)),
+            "ranges": ranges_meaning(rows),
             "cmc_ranks": [1, 2, 3, 5, 10, 20],
         },
         "cmc": cmc_svg({label: row["cmc"] for label, row in rows.items()}),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.partitions import TrackletTable
 from stf_jax.data.sampling import Plan, evaluation_plan
 from stf_jax.evaluation.features.extract import extract_features
@@ -24,8 +25,8 @@ def make_table() -> TrackletTable:
 
 
 def batches_of(plan: Plan, skipped: frozenset[int] = frozenset()):
-    """Packed batches whose "images" are the frame rows themselves; padding is garbage."""
-    for tracklets, frames in zip(plan.tracklets, plan.frames, strict=True):
+    """Batches whose "images" are the frame rows themselves; padding is garbage."""
+    for frames in plan.frame_rows:
         d, b, _ = frames.shape
         m = int((frames >= 0).sum((1, 2)).max()) + 2
         images = np.full((d, m), -777)
@@ -38,24 +39,21 @@ def batches_of(plan: Plan, skipped: frozenset[int] = frozenset()):
                     images[device, k], tracklet[device, k], slot[device, k] = row, owner, t
                     k += 1
         labels = np.full((d, b), -1)
-        yield {
-            "images": images, "tracklet": tracklet, "slot": slot, "labels": labels,
-            "tracklets": tracklets,
-        }  # fmt: skip
+        yield PackedBatch(images, tracklet, slot, labels)
 
 
 def step(variables, batch):
     """Chunk feature: (mean of (row + 1), 1, its square) of the real frames; weight: 1 / frames."""
-    d, b = batch["labels"].shape
+    d, b = batch.labels.shape
     features = np.zeros((d, b, 3), np.float32)
     weights = np.zeros((d, b, CHUNK), np.float32)
     for device in range(d):
         for owner in range(b):
-            mine = batch["tracklet"][device] == owner
+            mine = batch.tracklet[device] == owner
             if mine.any():
-                mean = (batch["images"][device][mine] + 1).mean()
+                mean = (batch.images[device][mine] + 1).mean()
                 features[device, owner] = mean, 1, mean**2
-                weights[device, owner, batch["slot"][device][mine]] = 1 / mine.sum()
+                weights[device, owner, batch.slot[device][mine]] = 1 / mine.sum()
     nothing = np.full_like(weights, np.nan)
     return {
         "features": features, "frame_weights": weights, "intra_weights": weights,

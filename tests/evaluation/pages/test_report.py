@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stf_jax.evaluation import pairwise_distances, rank_gallery
+from stf_jax.evaluation import bootstrap_intervals, pairwise_distances, rank_gallery
 from stf_jax.evaluation.features.feature_files import FeatureSet
 from stf_jax.evaluation.pages.report import ReportContent, Scoring, outcomes, write_report
 from stf_jax.evaluation.ranked_lists import camera_pairs, distance_histogram, nearest
@@ -66,7 +66,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> ReportContent:
     ranking = rank_gallery(distances, **labels)
     lists = nearest(distances, 5, **labels)
     scoring = Scoring(
-        rows={"step": make_scores(ranking)},
+        rows={"step": make_scores(ranking, bootstrap_intervals(ranking))},
         histogram=distance_histogram(distances, **labels),
         camera_pairs=camera_pairs(distances, **labels, protocol="step"),
         protocol="step",
@@ -86,6 +86,7 @@ def page(content: ReportContent, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_page_is_light_and_asks_for_nothing_from_elsewhere(page: Path) -> None:
     text = page.read_text()
     assert len(text) < 300_000
+    assert re.search(r"Ranges below a score: 95 % bootstrap intervals over \d+ identities", text)
     addresses = set(re.findall(r"https?://[^\"' ]+", text))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     strips = list((page.parent / "strips").iterdir())

@@ -111,11 +111,6 @@ def test_pth_without_pytorch(tmp_path, monkeypatch):
     assert not path.exists()
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def test_pth_both_ways(tmp_path, torch):
     path = tmp_path / "w.pth"
     write_tensors(path, tensors(**BRAIN))

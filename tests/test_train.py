@@ -3,31 +3,33 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import train_and_score
 from PIL import Image
 
-from stf_jax import scored_run
-from stf_jax.config import Config, load_config
+from stf_jax import train as training
+from stf_jax.config import Config, changed, flat_values, load_config
 from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
 from stf_jax.models import build_model
+from stf_jax.models.variables import init_variables
 from stf_jax.models.weights.files import write_tensors
 from stf_jax.models.weights.pretrained import variables_to_torch
 from stf_jax.prepare.__main__ import main as prepare_main
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.run import checkpoint
 from stf_jax.run.metrics_log import read_metrics
-from stf_jax.training import loop
-from stf_jax.training.state import init_variables
 from stf_jax.training.stop_request import RunStoppedError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def make_layout(root: Path, identities: int = 8, cameras: int = 2, length: int = 5) -> Path:
@@ -58,29 +60,34 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_layout(tmp_path_factory.mktemp("layout") / "set")
 
 
-def tiny_config(layout: Path) -> Config:
-    config = load_config(CONFIGS / "mars.py")
-    config.data.root = str(layout)
-    config.data.height, config.data.width = 32, 16
-    config.data.tracklets_per_device = 2
-    config.data.min_frames, config.data.max_frames = 2, 4
-    config.data.frame_buckets = 1
-    config.model.backbone = "resnet18"
-    config.model.embed_dim = 8
-    config.optimizer.lr_backbone = config.optimizer.lr_rest = 1e-3
-    config.train.epochs = 3
-    config.train.evaluate_every = 1
-    config.train.log_every = 1
-    config.evaluation.chunk = 4
-    config.evaluation.frames_per_device = 20
-    return config
+def tiny_config(layout: Path, others: Mapping[str, Any] = MappingProxyType({})) -> Config:
+    values = {
+        "data.root": str(layout),
+        "data.height": 32,
+        "data.width": 16,
+        "data.tracklets_per_device": 2,
+        "data.min_frames": 2,
+        "data.max_frames": 4,
+        "data.frame_buckets": 1,
+        "model.backbone": "resnet18",
+        "model.embed_dim": 8,
+        "optimizer.lr_backbone": 1e-3,
+        "optimizer.lr_rest": 1e-3,
+        "train.epochs": 3,
+        "train.evaluate_every": 1,
+        "train.log_every": 1,
+        "evaluation.chunk": 4,
+        "evaluation.frames_per_device": 20,
+        **others,
+    }
+    return changed(load_config(CONFIGS / "mars.py"), values)
 
 
 @pytest.fixture(scope="module")
 def straight(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run from start to end: 8 training tracklets, 2 devices x 2 = 2 steps an epoch, 3 epochs."""
     workdir = tmp_path_factory.mktemp("straight")
-    loop.train(tiny_config(layout), workdir)
+    training.train(tiny_config(layout), workdir)
     return workdir
 
 
@@ -112,7 +119,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     straight: Path, layout: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     calls = 0
-    real = loop.parallel_train_step
+    real = training.parallel_train_step
 
     def stopping(**static):
         step = real(**static)
@@ -129,14 +136,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
         return run
 
-    monkeypatch.setattr(loop, "parallel_train_step", stopping)
+    monkeypatch.setattr(training, "parallel_train_step", stopping)
     config = tiny_config(layout)
     with pytest.raises(RunStoppedError) as stopped:
-        loop.train(config, tmp_path)
+        training.train(config, tmp_path)
     assert stopped.value.status == 128 + 15
     assert "SIGTERM: stopped after step 3" in capsys.readouterr().err
-    monkeypatch.setattr(loop, "parallel_train_step", real)
-    loop.train(config, tmp_path)
+    monkeypatch.setattr(training, "parallel_train_step", real)
+    training.train(config, tmp_path)
     assert "resumed" in capsys.readouterr().err
     assert losses(tmp_path) == losses(straight)
     for ours, theirs in zip(final_params(tmp_path), final_params(straight), strict=True):
@@ -146,24 +153,22 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 def test_a_finished_run_says_so(straight: Path, layout: Path, tmp_path: Path, capsys) -> None:
     copy = tmp_path / "run"
     shutil.copytree(straight, copy)
-    assert loop.train(tiny_config(layout), copy) == {}
+    assert training.train(tiny_config(layout), copy) == {}
     assert "nothing left to train" in capsys.readouterr().err
 
 
 def test_another_config_in_the_same_workdir_is_refused(straight: Path, layout: Path) -> None:
-    config = tiny_config(layout)
-    config.optimizer.lr_rest = 0.5
+    config = tiny_config(layout, {"optimizer.lr_rest": 0.5})
     with pytest.raises(UserError, match=r"config\.optimizer\.lr_rest was 0\.001 -> 0\.5"):
-        loop.train(config, straight)
+        training.train(config, straight)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(
     layout: Path, tmp_path: Path
 ) -> None:
-    config = tiny_config(layout)
-    config.optimizer.lr_backbone = config.optimizer.lr_rest = 1e30
+    config = tiny_config(layout, {"optimizer.lr_backbone": 1e30, "optimizer.lr_rest": 1e30})
     with pytest.raises(UserError, match=r"step \d+: the loss is (nan|inf).*Last good checkpoint"):
-        loop.train(config, tmp_path)
+        training.train(config, tmp_path)
     for stored in checkpoint.describe(tmp_path / "checkpoints"):
         assert stored.step < 6
 
@@ -190,10 +195,9 @@ def test_a_built_tfds_data_set_trains_and_scores_as_the_folder(
 ) -> None:
     data_dir = tmp_path / "tfds"
     assert build_main(["--layout", str(layout), "--data-dir", str(data_dir)]) == 0
-    config = tiny_config(data_dir / "video_reid" / layout.name / "1.0.0")
-    config.data.source = "tfds"
+    config = tiny_config(data_dir / "video_reid" / layout.name / "1.0.0", {"data.source": "tfds"})
     folder, tfds = tmp_path / "folder", tmp_path / "run"
-    loop.train(config, tfds)
+    training.train(config, tfds)
     shutil.copytree(straight, folder)
 
     assert losses(tfds) == losses(folder)
@@ -236,18 +240,15 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
     for name in damaged:
         image = root / "images" / name
         image.write_bytes(image.read_bytes()[:50])
-    config = tiny_config(root)
-    config.train.max_steps = 4
-    config.train.evaluate_every = 0
+    config = tiny_config(root, {"train.max_steps": 4, "train.evaluate_every": 0})
     with pytest.raises(UserError, match=r"images/00000.*png: cannot be read .*data\.on_corrupt"):
-        loop.train(config, tmp_path / "error")
+        training.train(config, tmp_path / "error")
 
-    config.data.on_corrupt = "skip"
+    config = changed(config, {"data.on_corrupt": "skip"})
     runs = tmp_path / "a", tmp_path / "b"
     for run, threads in zip(runs, (1, 3), strict=True):
-        config.data.threads = threads
         caplog.clear()
-        loop.train(config, run)
+        training.train(changed(config, {"data.threads": threads}), run)
         # Two epochs of whole tracklets would read 2 x 40 frames; each is told by name and number.
         assert "png: cannot be read, left out" in caplog.text
         assert "6 of 40 images could not be read and were left out" in caplog.text  # evaluation
@@ -266,8 +267,8 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
     capsys.readouterr()
     with np.load(runs[0] / "features.npz") as skipped:
         whole = {name: skipped[name] for name in ("features", "num_frames", "person_ids")}
-    config.data.partitions, config.data.on_corrupt = "fixed.pkl", "error"
-    fixed = evaluate_workdir(config, runs[0], "latest")
+    mended = changed(config, {"data.partitions": "fixed.pkl", "data.on_corrupt": "error"})
+    fixed = evaluate_workdir(mended, runs[0], "latest")
     assert fixed["rows"]["step"]["scores"] == row["scores"]
     seen = whole["num_frames"] > 0
     assert whole["num_frames"].tolist() == [5, 5, 5, 0, 4, 5, 5, 5]
@@ -280,13 +281,13 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
 def started(monkeypatch) -> list[Any]:
     """Gathers the variables that each run of the test starts from."""
     found = []
-    real = loop.init_state
+    real = training.init_state
 
     def spy(variables, optimizer):
         found.append(jax.tree.map(np.array, variables))
         return real(variables, optimizer)
 
-    monkeypatch.setattr(loop, "init_state", spy)
+    monkeypatch.setattr(training, "init_state", spy)
     return found
 
 
@@ -299,10 +300,8 @@ def test_training_starts_from_another_runs_checkpoint(
     straight: Path, layout: Path, tmp_path: Path, started: list[Any], capsys
 ) -> None:
     other = make_layout(tmp_path / "other", identities=12)
-    config = tiny_config(other)
-    config.pretrained = str(straight)
-    config.train.max_steps = 1
-    loop.train(config, tmp_path / "run")
+    config = tiny_config(other, {"pretrained": str(straight), "train.max_steps": 1})
+    training.train(config, tmp_path / "run")
     said = capsys.readouterr().err
     misfit = "params/classifier/fc_0/kernel: found [8, 4] float32, expected [8, 6] float32"
     assert f"{straight}: re-initialised, as it does not fit this run: {misfit}" in said
@@ -318,8 +317,7 @@ def test_training_starts_from_another_runs_checkpoint(
 def test_training_starts_from_random_weights_and_from_files(
     kind: str, layout: Path, tmp_path: Path, started: list[Any], capsys
 ) -> None:
-    config = tiny_config(layout)
-    config.train.max_steps = 1
+    config = tiny_config(layout, {"train.max_steps": 1})
     model = build_model(config.model, 4)
     random, theirs = (init_variables(model, seed, 32, 16) for seed in (config.seed, 7))
     tensors = variables_to_torch(theirs)
@@ -327,13 +325,13 @@ def test_training_starts_from_random_weights_and_from_files(
         backbone = {n.removeprefix("base."): t for n, t in tensors.items() if n.startswith("base.")}
         tensors = backbone | {"fc.weight": np.ones((1000, 512)), "fc.bias": np.ones(1000)}
     if kind != "random":
-        config.pretrained = str(tmp_path / "weights.safetensors")
+        config = changed(config, {"pretrained": str(tmp_path / "weights.safetensors")})
         write_tensors(config.pretrained, tensors)
     if kind == "imagenet backbone":
         with pytest.raises(UserError, match=r"config\.pretrained_partial=True"):
-            loop.train(config, tmp_path / "refused")
-        config.pretrained_partial = True
-    loop.train(config, tmp_path / "run")
+            training.train(config, tmp_path / "refused")
+        config = changed(config, {"pretrained_partial": True})
+    training.train(config, tmp_path / "run")
     said = capsys.readouterr().err
     if kind == "random":
         assert_same(started[0], random)
@@ -352,7 +350,7 @@ def test_training_starts_from_random_weights_and_from_files(
 def test_missing_data_is_one_clear_line(tmp_path: Path) -> None:
     config = tiny_config(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"stf_jax\.prepare") as caught:
-        loop.train(config, tmp_path / "run")
+        training.train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -369,8 +367,12 @@ def script(name: str):
 def tiny_arguments(config: Config, workdir: Path) -> list[str]:
     """The tiny config as overrides of configs/mars.py, for one step."""
     keys = ("root", "height", "width", "tracklets_per_device", "min_frames", "max_frames")
-    values = {f"data.{key}": config.data[key] for key in (*keys, "frame_buckets")}
-    values |= {f"model.{key}": config.model[key] for key in ("backbone", "embed_dim")}
+    keys = [
+        *(f"data.{key}" for key in (*keys, "frame_buckets")),
+        "model.backbone",
+        "model.embed_dim",
+    ]
+    values = {key: flat_values(config)[key] for key in keys}
     values |= {"train.max_steps": 1, "evaluation.chunk": 4, "evaluation.frames_per_device": 20}
     values |= {"compilation_cache": "off"}
     overrides = [f"--config.{key}={value}" for key, value in values.items()]
@@ -387,7 +389,7 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     monkeypatch.setattr("sys.argv", ["splits.py", *argv])
 
     # Told to stop in the second split: that one is not scored, and nothing is summed up.
-    real, done = scored_run.train, []
+    real, done = train_and_score.train, []
 
     def stopping(config, workdir):
         done.append(workdir.name)
@@ -395,7 +397,7 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
             raise RunStoppedError("SIGTERM")
         return real(config, workdir)
 
-    monkeypatch.setattr(scored_run, "train", stopping)
+    monkeypatch.setattr(train_and_score, "train", stopping)
     assert splits.main() == 143
     assert "2 splits:" not in capsys.readouterr().out
     assert not (tmp_path / "runs" / "partitions_01" / "scores.json").exists()
@@ -438,7 +440,7 @@ def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys
     first = capsys.readouterr().out
     assert "late, none" in first
     assert "2+4, both" in first
-    monkeypatch.setattr(scored_run, "train", None)  # nothing is left to train
+    monkeypatch.setattr(train_and_score, "train", None)  # nothing is left to train
     assert ablate.main() == 0
     assert [line for line in capsys.readouterr().out.split("\n") if "both" in line]
     assert set(json.loads((tmp_path / "ablation.json").read_text())) == set(chosen)

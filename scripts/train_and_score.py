@@ -6,8 +6,8 @@ from typing import Any
 
 from stf_jax.config import Config, to_json
 from stf_jax.evaluate import SCORES_FILE, evaluate_workdir
-from stf_jax.run.run_files import differing_keys, read_run_files
-from stf_jax.training.loop import FREE_KEYS, train
+from stf_jax.run.run_files import differing_keys, read_run_files, run_config
+from stf_jax.train import FREE_KEYS, train
 
 # Of the keys that a run may change, those that change its scores.
 _OF_SCORES = ("evaluation.",)
@@ -22,7 +22,9 @@ def train_and_score(config: Config, workdir: Path, checkpoint: str = "best") -> 
     """
     path = workdir / SCORES_FILE
     before = read_run_files(workdir)
-    changed = [] if before is None else list(differing_keys(before.config, to_json(config)))
+    changed = []
+    if before is not None:
+        changed = list(differing_keys(to_json(run_config(workdir)), to_json(config)))
     other_run = [key for key in changed if not key.startswith(FREE_KEYS)]  # train refuses it
     stale = before is None or any(key.startswith(_OF_SCORES) for key in changed)
     if stale and not other_run:

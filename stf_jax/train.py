@@ -1,0 +1,246 @@
+"""Training a run: `python -m stf_jax.main --config FILE --workdir DIR`.
+
+Top to bottom as the data flows: layout -> plan -> model -> state -> steps -> scores.
+"""
+
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from stf_jax import hosts
+from stf_jax.config import Config, check_config, to_json
+from stf_jax.data.batch import PackedBatch
+from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.data.sampling import Position, training_buckets, training_plan
+from stf_jax.data.source import frame_source, open_layout
+from stf_jax.devices import DEVICES, replicate
+from stf_jax.errors import UserError
+from stf_jax.evaluation.features.table import extract_table
+from stf_jax.evaluation.scoring import headline, rank_table
+from stf_jax.models import TemporalFusionNet, build_model
+from stf_jax.run import checkpoint, run_files
+from stf_jax.run.metrics_log import MetricsLog, progress_bar
+from stf_jax.run.restore import starting_variables
+from stf_jax.run.same_run import check_hosts
+from stf_jax.training.batches import plan_options, training_batches
+from stf_jax.training.loop import run_steps
+from stf_jax.training.loss_watch import LossWatch
+from stf_jax.training.optim import make_optimizer
+from stf_jax.training.profile import profiled
+from stf_jax.training.state import TrainState, init_state
+from stf_jax.training.steps import parallel_train_step
+from stf_jax.training.stop_request import RunStoppedError, StopRequest
+
+# What a resumed run may have changed: nothing that is learnt depends on it.
+FREE_KEYS = (
+    "data.root",
+    "data.source",
+    "data.threads",
+    "evaluation.",
+    "train.evaluate_",
+    "train.parallel",
+    "train.checkpoint_minutes",
+    "train.log_every",
+    "profile_steps",
+    "compilation_cache",
+)
+
+
+def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
+    """Write the run's config, label map and versions, or check them against an earlier start's.
+
+    Raises UserError when `workdir` holds a run of another config (but for keys that change nothing
+    of what is learnt) or of other identities.
+    """
+    labelled = table.labels >= 0
+    labels = dict(
+        zip(table.person_ids[labelled].tolist(), table.labels[labelled].tolist(), strict=True)
+    )
+    before = run_files.read_run_files(workdir)
+    if before is not None:
+        changed = run_files.differing_keys(to_json(run_files.run_config(workdir)), to_json(config))
+        found = [
+            f"{workdir}: config.{key} was {change}"
+            for key, change in changed.items()
+            if not key.startswith(FREE_KEYS)
+        ]
+        if before.labels != labels:
+            found.append(
+                f"{workdir}: the run's {len(before.labels)} identities are not this data's"
+            )
+        if found:
+            mend = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
+            raise UserError("\n".join(f"{line}: {mend}" for line in found))
+    run_files.write_run_files(workdir, to_json(config), labels)
+
+
+def say(text: str) -> None:
+    """Print a line of the run's story, on the first host, without tearing the progress bar."""
+    if not hosts.is_first():
+        return
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def validate(
+    model: TemporalFusionNet, variables: Any, table: TrackletTable, config: Config
+) -> tuple[str, dict[str, float], str]:
+    """Return the config's first protocol, its scores (mAP, rank-1 ...) and the sizes, as text.
+
+    All hosts have to call it. Each extracts its share of `table`; the first one ranks, so that the
+    scores, by which the best checkpoint is chosen, are the same everywhere.
+    """
+    evaluation = config.evaluation
+    read_frames = frame_source(config.data, config.data.eval_subset, table)
+    found = extract_table(
+        model, variables, table, config, read_frames=read_frames, label="evaluating"
+    )
+
+    def rank() -> tuple[str, dict[str, float], str]:
+        rankings = rank_table(
+            found.features,
+            table,
+            evaluation.protocols[:1],
+            max_rank=evaluation.max_rank,
+            distance=evaluation.distance,
+        )
+        ((protocol, ranking),) = rankings.items()
+        sizes = f"{ranking.valid_queries} queries, {ranking.gallery_size} gallery"
+        return protocol, dict(headline(ranking)), sizes
+
+    protocol, scores, sizes = hosts.from_first(rank)
+    return protocol, scores, sizes
+
+
+def train(config: Config, workdir: Path) -> dict[str, float]:
+    """Train as `config` says, in `workdir`; go on where an earlier run there stopped.
+
+    Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if there
+    was none. Of several hosts all have to call it; the first one writes. Raises RunStoppedError
+    where it was told to stop (SIGTERM, Ctrl-C) before the last step; UserError for a bad config,
+    bad data, a workdir of another run, or a loss that is no longer finite.
+    """
+    check_config(config)
+    num_devices = jax.device_count()
+
+    layout = open_layout(config.data)
+    for finding in layout.findings:
+        say(f"note: {finding}")
+    table: TrackletTable | None = getattr(layout, config.data.train_subset)
+    eval_table: TrackletTable | None = getattr(layout, config.data.eval_subset)
+    if table is None:
+        raise UserError(
+            f"{layout.root}: no {config.data.train_subset} images in {config.data.partitions}; "
+            "expected some to train on; name another config.data.train_subset"
+        )
+    axis_name = DEVICES if config.train.sync_batch_norm else None
+    model = build_model(config.model, table.num_labels, axis_name=axis_name)
+    options = plan_options(config, num_devices)
+    buckets = training_buckets(table, config.data.frame_buckets, **options)
+    steps_per_epoch = training_plan(table, epoch=1, **options).tracklets.shape[0]
+    total_steps = steps_per_epoch * config.train.epochs
+    if config.train.max_steps:
+        total_steps = min(total_steps, config.train.max_steps)
+    say(
+        f"{table.num_labels} identities, {table.num_tracklets} tracklets, {table.num_frames} "
+        f"frames; {steps_per_epoch} steps an epoch on {num_devices} x "
+        f"{jax.devices()[0].device_kind}; packed batches of {', '.join(map(str, buckets))} frames"
+    )
+
+    checkpoints = workdir / "checkpoints"
+    hosts.from_first(lambda: begin_run(workdir, config, table))
+    variables = starting_variables(model, config, report=say)
+    optimizer, schedules = make_optimizer(
+        config.optimizer, steps_per_epoch, total_steps, variables["params"]
+    )
+    state = init_state(variables, optimizer)
+    position = Position(epoch=1, step_in_epoch=0, seed=config.seed)
+    stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
+    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
+    if stored is not None:
+        state, position = checkpoint.restore_state(checkpoints, state, stored)
+        say(
+            f"resumed {workdir} at step {int(state.step)} (epoch {position.epoch}, step "
+            f"{position.step_in_epoch} of {steps_per_epoch} done)"
+        )
+    check_hosts(config, (table, eval_table), state)
+    state, key = replicate((state, jax.random.key(config.seed)))
+    begun, first = int(state.step), hosts.is_first()
+    step_of = parallel_train_step(
+        how=config.train.parallel,
+        model=model,
+        optimizer=optimizer,
+        num_slots=config.data.max_frames,
+        loss_options=config.loss,
+        augment_options=config.augment,
+    )
+
+    def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Mapping[str, Any]]:
+        return step_of(state, batch, key)
+
+    if config.profile_steps and first:
+        start, end = config.profile_steps
+        train_step = profiled(
+            train_step, done=begun, first=start, last=end, folder=workdir / "profile", report=say
+        )
+    watch = LossWatch("none yet" if stored is None else f"step {begun} in {checkpoints}")
+    with (
+        checkpoint.open_manager(checkpoints) if first else nullcontext() as manager,
+        MetricsLog(workdir, begun, writes=first) as log,
+        StopRequest() as stop,
+        progress_bar(total_steps, begun, shown=first) as bar,
+    ):
+
+        def log_steps(
+            step: int, epoch: int, means: Mapping[str, float], speed: Mapping[str, float]
+        ) -> None:
+            rates = {f"lr/{group}": float(rate(step - 1)) for group, rate in schedules.items()}
+            log.write(step, {"epoch": epoch, **means, **rates, **speed})
+            per_second = f"{speed['frames_per_second']:.0f}"
+            bar.set_postfix(loss=f"{means['loss']:.3f}", frames_per_s=per_second)
+
+        def evaluate(step: int, state: TrainState) -> dict[str, float]:
+            if eval_table is None:
+                return {}
+            protocol, result, sizes = validate(model, state.variables, eval_table, config)
+            log.write(step, {f"{protocol}/{name}": value for name, value in result.items()})
+            told = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
+            say(f"step {step}: {protocol}: {told} ({sizes})")
+            return result
+
+        def store(state: TrainState, position: Position, scores: Mapping[str, float]) -> None:
+            if manager is not None:
+                checkpoint.save(manager, state, position, scores)
+                watch.last_good = f"step {int(state.step)} in {checkpoints}"
+
+        if config.train.evaluate_before and begun == 0:
+            evaluate(0, state)
+        state, scores = run_steps(
+            state,
+            position,
+            training_batches(table, config, buckets, num_devices, position),
+            train_step,
+            config.train,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+            stop=stop.reached,
+            watch=watch,
+            bar=bar,
+            log=log_steps,
+            evaluate=evaluate,
+            store=store,
+        )
+        done = int(state.step)
+        if done < total_steps:
+            say(f"{stop.name}: stopped after step {done}; the same command goes on from there")
+        elif begun >= total_steps:
+            say(f"nothing left to train: {done} of {total_steps} steps were done before")
+    hosts.from_first(lambda: None)  # what the first host writes is whole when the others return
+    if done < total_steps:
+        raise RunStoppedError(stop.name)
+    return scores
