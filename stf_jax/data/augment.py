@@ -209,8 +209,8 @@ def erase(pixels: Float[Array, "m h w 3"], box: Int[Array, "m 4"]) -> Float[Arra
 
 
 def _within(
-    values: Int[Array, "*n"], start: Int[Array, "*n"] | int, end: Int[Array, "*n"] | int
-) -> Bool[Array, "*n"]:
+    values: Int[Array, "*#n"], start: Int[Array, "*#n"] | int, end: Int[Array, "*#n"] | int
+) -> Bool[Array, "*#n"]:
     return (values >= start) & (values < end)
 
 

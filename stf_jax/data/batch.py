@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.struct
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Array, Bool
 
 
 @flax.struct.dataclass
@@ -23,6 +23,6 @@ class PackedBatch:
     labels: Any  # int32 [B], class 0..K-1; -1 where there is none, or no frame
 
     @property
-    def real(self) -> Bool[np.ndarray, "*d m"]:
+    def real(self) -> Bool[Array | np.ndarray, "*d m"]:
         """Which rows hold a frame."""
         return self.tracklet < self.labels.shape[-1]

@@ -219,7 +219,7 @@ class ResNet(nn.Module):
 
     def __call__(
         self, frames: Float[Array, "n h w 3"], mask: Bool[Array, " n"] | None = None, *, train: bool
-    ) -> tuple[Float[Array, "n h w c"], ...]:
+    ) -> tuple[Float[Array, "n _h _w _c"], ...]:
         """Return the maps of stages 1, 2, 3 and 4 of normalised `frames`."""
         x = self.stem(frames, mask, train=train)
         maps = []

@@ -5,7 +5,7 @@ Time Aspect" (AAAI 2020), figure 2; docs/method.md. Every part can be switched o
 """
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.linen as nn
 import flax.struct
@@ -26,6 +26,7 @@ from stf_jax.models.fusion import (
 from stf_jax.models.resnet import BACKBONES, ResNet
 
 
+@no_type_check  # JAX also fills it with shapes, shardings and None
 @flax.struct.dataclass
 class TemporalFusionOutput:
     """What the model says of B tracklets of T slots; S stripes, C channels, K classes, P stages."""

@@ -5,6 +5,8 @@ import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from stf_jax.data.layout.checks import Findings
 from stf_jax.data.layout.partitions import tables
 from stf_jax.errors import UserError
@@ -75,10 +77,10 @@ def write_partitions(
     *,
     trainval: Sequence[str],
     test: Sequence[str],
-    test_marks: Sequence[int],
+    test_marks: Sequence[int] | Sequence[np.integer],
     train: Sequence[str] | None = None,
     val: Sequence[str] | None = None,
-    val_marks: Sequence[int] | None = None,
+    val_marks: Sequence[int] | Sequence[np.integer] | None = None,
     camera_digits: int = 1,
     filename: str = "partitions.pkl",
 ) -> Path:

@@ -58,7 +58,7 @@ def save_preview(path: Path, table: TrackletTable) -> None:
     for person in np.unique(table.person_ids[table.person_ids > 0])[:6]:
         own = np.flatnonzero(table.person_ids == person)
         firsts = own[np.unique(table.cameras[own], return_index=True)[1]]
-        chosen += sorted([*firsts, *np.setdiff1d(own, firsts)][:3])
+        chosen += sorted([*firsts.tolist(), *np.setdiff1d(own, firsts).tolist()][:3])
     with whole_file(path) as temporary:
         image_format = "PNG" if path.suffix.lower() == ".png" else "JPEG"
         contact_sheet(table, chosen).save(temporary, format=image_format)

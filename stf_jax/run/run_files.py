@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import stf_jax
 from stf_jax.config import Config, from_json
@@ -34,7 +35,9 @@ class RunFiles:
 
 
 def write_run_files(
-    workdir: str | os.PathLike[str], config: Mapping[str, Any], labels: Mapping[int, int]
+    workdir: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    labels: Mapping[int, int] | Mapping[np.integer, np.integer],
 ) -> None:
     """Writes the files into `workdir` (made if need be), each whole or not at all.
 

@@ -16,7 +16,7 @@ DISTANCES = ("euclidean", "cosine")
 def smoothed_cross_entropy(
     logits: Float[Array, "b s k"],
     labels: Int[Array, " b"],
-    smoothing: float = 0.1,
+    smoothing: float | Float[Array, ""] = 0.1,
     *,
     count: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:

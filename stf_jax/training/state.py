@@ -1,6 +1,6 @@
 """What training carries from step to step: arrays only."""
 
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.struct
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Int
 
 
+@no_type_check  # JAX also fills it with shapes, shardings and None
 @flax.struct.dataclass
 class TrainState:
     """Step count, weights, BatchNorm statistics and the optimiser's state."""

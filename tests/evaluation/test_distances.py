@@ -71,6 +71,7 @@ def test_half_precision_is_computed_in_single():
         ({"dtype": np.int32}, "dtype"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_arguments_are_named(changes, name):
     arguments: dict[str, Any] = {
         "query_features": np.zeros((2, 3)),

@@ -229,6 +229,7 @@ GOOD: dict[str, Any] = {
         ("seed", -1),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_arguments_are_named(name, value):
     arguments: dict[str, Any] = GOOD | {name: value}
     with pytest.raises(ValueError, match=f"^{name}: ") as caught:

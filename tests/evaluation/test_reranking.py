@@ -188,6 +188,7 @@ def test_memory_is_said_first_and_kept(caplog):
         ({"lambda_value": float("nan")}, "lambda_value"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_distances_are_named(changes, name):
     arguments: dict[str, Any] = {
         "query_gallery": np.zeros((2, 3)),

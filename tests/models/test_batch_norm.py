@@ -27,9 +27,13 @@ def variables(seed: int = 1) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
+def on_device(tree: Any) -> Any:
+    return jax.tree.map(jnp.asarray, tree)
+
+
 def train(x, mask, momentum=0.9, **fields) -> tuple[Any, Any]:
     return BatchNorm(momentum=momentum, **fields).apply(
-        variables(), jnp.asarray(x), mask, train=True, mutable=["batch_stats"]
+        on_device(variables()), jnp.asarray(x), mask, train=True, mutable=["batch_stats"]
     )
 
 
@@ -74,7 +78,7 @@ def test_without_a_real_row_the_statistics_stay():
 
 def test_evaluation_uses_the_running_statistics():
     x, v = data(4), variables()
-    y = BatchNorm().apply(v, jnp.asarray(x), None, train=False)
+    y = BatchNorm().apply(on_device(v), jnp.asarray(x), None, train=False)
     stats = v["batch_stats"]
     expected = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
     expected = expected * v["params"]["scale"] + v["params"]["bias"]
@@ -130,22 +134,26 @@ def test_two_devices_with_unequal_counts_are_one_device(counts):
 
     def loss(params, x, mask, weight, axis_name):
         y, updated = BatchNorm(axis_name=axis_name).apply(
-            {**variables(), "params": params}, x, mask, train=True, mutable=["batch_stats"]
+            {**on_device(variables()), "params": params},
+            x,
+            mask,
+            train=True,
+            mutable=["batch_stats"],
         )
         y = jnp.where(mask[:, None, None], y, 0)
         return (y * weight).sum(), (y, updated["batch_stats"])
 
     gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    params = variables()["params"]
+    params, x, mask, weight = on_device((variables()["params"], x, mask, weight))
     (of_params, of_x), (y, stats) = gradient(params, x, mask, weight, None)
 
-    def on_device(params, x, mask, weight):
+    def one_share(params, x, mask, weight):
         (of_params, of_x), (y, stats) = gradient(params, x, mask, weight, "devices")
         return jax.lax.psum(of_params, "devices"), of_x, y, stats
 
     split = [a.reshape(2, 4, *a.shape[1:]) for a in (x, mask, weight)]
     step = jax.pmap(
-        on_device, axis_name="devices", in_axes=(None, 0, 0, 0), devices=jax.devices()[:2]
+        one_share, axis_name="devices", in_axes=(None, 0, 0, 0), devices=jax.devices()[:2]
     )
     psummed, of_x_split, y_split, stats_split = jax.device_get(step(params, *split))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((of_params, of_x, y, stats)))

@@ -105,7 +105,7 @@ def evaluate(golden: Case, dtype: Any, packed: bool):
     if not packed:
         return quick_jit(model.apply)(variables, golden.frames.astype(dtype), golden.mask)
     b, t = golden.mask.shape
-    frames, tracklet, slot = pack(golden, golden.mask, b * t - 2, seed=1)
+    frames, tracklet, slot = map(jnp.asarray, pack(golden, golden.mask, b * t - 2, seed=1))
 
     def apply(variables, frames):
         return model.apply(

@@ -162,7 +162,9 @@ def test_gradients_see_no_padding_and_no_remat(variables):
     stats = variables["batch_stats"]
     direction = np.random.RandomState(2).standard_normal((B, 2, 5)).astype(np.float32)
 
-    def gradients(model, method, frames, *where, **sizes):
+    def gradients(model, method, *inputs, **sizes):
+        frames, *where = map(jnp.asarray, inputs)
+
         def loss(params):
             state = {"params": params, "batch_stats": stats}
             output, _ = model.apply(
@@ -363,6 +365,7 @@ def test_wrong_fields_are_named(wrong):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_wrong_shapes_are_told():
     frames = jnp.zeros((2, 3, H, W, 3))
     with pytest.raises(ValueError, match=r"mask has shape \(3, 2\), expected \(2, 3\)"):

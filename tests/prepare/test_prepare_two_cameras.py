@@ -74,11 +74,11 @@ def test_ilids_splits_count_places_in_the_sorted_folders(ilids, tmp_path, capsys
 
 
 def test_ilids_official_counts(tmp_path, monkeypatch):
-    people = np.random.default_rng(0).permutation(319)[:300] + 1
+    people = (np.random.default_rng(0).permutation(319)[:300] + 1).tolist()
     splits = [two_cameras.Split(tuple(people[150:]), tuple(people[:150]))] * 10
     lengths = [71] * 460 + [70] * 140  # 42,460 frames in all
     tracklets = [
-        two_cameras.SourceTracklet(int(p), c, 1, ("",) * length, tuple(range(length)))
+        two_cameras.SourceTracklet(p, c, 1, ("",) * length, tuple(range(length)))
         for (p, c), length in zip([(p, c) for p in people for c in (1, 2)], lengths, strict=True)
     ]
     found = two_cameras.counts(tracklets, splits)

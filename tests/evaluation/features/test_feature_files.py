@@ -77,6 +77,7 @@ def test_names() -> None:
     assert tracklet_name(features, 1) == "yard/0042"
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_files_that_are_something_else(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with pytest.raises(UserError, match=r"a\.npz: no such file"):
