@@ -15,7 +15,7 @@ def get_config() -> Config:
         "data.height": 64,
         "data.width": 32,
         "data.sampler": "identity",
-        "data.tracklets_per_device": 24,
+        "data.tracklets": 24,
         "data.tracklets_per_identity": 4,
         "data.min_frames": 4,
         "data.max_frames": 4,

@@ -39,7 +39,7 @@ def get_config() -> Config:
             height=384,  # pixels, resized bilinearly
             width=128,  # pixels
             sampler="tracklet",  # or "identity": P identities x K tracklets, for the triplet loss
-            tracklets_per_device=4,  # B; the reference's batch on its one GPU
+            tracklets=4,  # B of a step, on all devices together; the reference's batch
             tracklets_per_identity=4,  # K of the identity sampler; P is B / K
             min_frames=5,  # frames drawn from a tracklet: uniform from this
             max_frames=25,  # to this

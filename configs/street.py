@@ -15,7 +15,7 @@ def get_config() -> Config:
         # Real people have finer marks than drawn ones; the demo's filters serve at other sizes.
         "data.height": 96,
         "data.width": 48,
-        "data.tracklets_per_device": 16,  # four of the five people
+        "data.tracklets": 16,  # four of the five people
         "pretrained": "runs/demo-0/fusion",
         "augment.hsv": 0.5,
         "optimizer.lr_backbone": 1e-4,

@@ -138,7 +138,7 @@ def compare(root: Path, options: argparse.Namespace, cores: int) -> dict[str, An
     # More than is timed, so that no thread is idle near the end; the DataLoader does the same.
     wanted = options.warmup + options.steps + 2 * max(cores, 2)
     plan = plan_steps(table, wanted, tracklets=TRACKLETS, slots=SLOTS)
-    buckets = training_buckets(table, 6, num_devices=1, tracklets_per_device=TRACKLETS)
+    buckets = training_buckets(table, 6, num_devices=1, tracklets=TRACKLETS)
     ours, peers = [], []
     for number in range(1, options.rounds + 1):
         ours.append(measure_ours(table, plan, buckets, options.warmup, options.steps))

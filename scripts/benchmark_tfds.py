@@ -100,7 +100,7 @@ def read_all(root: Path, *, built: bool, training: bool) -> int:
             epoch=1,
             num_devices=1,
             sampler="tracklet",
-            tracklets_per_device=4,
+            tracklets=4,
             min_frames=5,
             max_frames=25,
         )

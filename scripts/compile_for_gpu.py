@@ -166,7 +166,7 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[
     model = build_model(config.model, 625 if training else 0, axis_name=synced)
     height, width = config.data.height, config.data.width
     slots = config.data.max_frames if training else config.evaluation.chunk
-    tracklets = config.data.tracklets_per_device if training else program.frames // slots
+    tracklets = config.data.tracklets if training else program.frames // slots
     variables = jax.eval_shape(lambda: init_variables(model, 0, height, width))
     lead = program.devices, program.frames
     batch = PackedBatch(
@@ -174,6 +174,7 @@ def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[
         tracklet=jax.ShapeDtypeStruct(lead, jnp.int32),
         slot=jax.ShapeDtypeStruct(lead, jnp.int32),
         labels=jax.ShapeDtypeStruct((program.devices, tracklets), jnp.int32),
+        global_index=jax.ShapeDtypeStruct((program.devices, tracklets), jnp.int32),
     )
     if not training:
         extract = functools.partial(extract_step, model=model, num_slots=slots, flip=True)

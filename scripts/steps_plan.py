@@ -22,7 +22,7 @@ def plan_steps(
                 seed=seed,
                 epoch=len(plans),
                 num_devices=1,
-                tracklets_per_device=tracklets,
+                tracklets=tracklets,
                 min_frames=min(5, slots),
                 max_frames=slots,
             )

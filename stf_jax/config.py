@@ -30,7 +30,7 @@ class DataConfig:
     sampler: str = choice(
         ("tracklet", "identity"), 'or "identity": P identities x K tracklets, for the triplet loss'
     )
-    tracklets_per_device: int = number(4, "B; the reference's batch on its one GPU", 1)
+    tracklets: int = number(4, "B of a step, on all devices together; the reference's batch", 1)
     tracklets_per_identity: int = number(4, "K of the identity sampler; P is B / K", 1)
     min_frames: int = number(5, "frames drawn from a tracklet: uniform from this", 1)
     max_frames: int = number(25, "to this", 1)
@@ -43,8 +43,8 @@ class DataConfig:
         found, k = {}, self.tracklets_per_identity
         if self.min_frames > self.max_frames:
             found["min_frames"] = f"at most max_frames ({self.max_frames})"
-        if self.sampler == "identity" and self.tracklets_per_device % k:
-            found["tracklets_per_device"] = f"a multiple of tracklets_per_identity ({k})"
+        if self.sampler == "identity" and self.tracklets % k:
+            found["tracklets"] = f"a multiple of tracklets_per_identity ({k})"
         return found
 
 
@@ -315,13 +315,16 @@ def to_json(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))
 
 
-def from_json(values: Mapping[str, Any]) -> Config:
+def from_json(values: Mapping[str, Any], *, num_devices: int = 1) -> Config:
     """Return the config that `to_json` turned into `values`; lists become tuples.
 
-    Keys that an older run could not have get the value that does what it did. Raises UserError
-    with a line per unknown, missing or unusable value.
+    Keys that an older run could not have get the value that does what it did, on `num_devices`.
+    Raises UserError with a line per unknown, missing or unusable value.
     """
     given = _flat(values)
+    older = given.pop("data.tracklets_per_device", None)
+    if isinstance(older, int):
+        given.setdefault("data.tracklets", older * num_devices)
     found = unknown_keys(given)
     found += [f"config.{k}: missing" for k in KEYS if k not in given and not k.startswith(_ADDED)]
     config = _tree({k: given.get(k, default) for k, default in flat_values(Config()).items()})

@@ -76,6 +76,9 @@ def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
         if found:
             mend = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
             raise UserError("\n".join(f"{line}: {mend}" for line in found))
+        on, here = before.starts[-1].get("devices"), str(jax.device_count())
+        if on != here:
+            say(f"note: on {here} devices now, on {on} before: the same batches and steps")
     run_files.write_run_files(workdir, to_json(config), labels)
 
 

@@ -36,7 +36,7 @@ def test_settings_are_those_of_the_config_for_mars():
     found = settings.from_flags({}, platform="gpu")
     assert found.model == config.model
     assert (found.height, found.width) == (config.data.height, config.data.width)
-    assert found.tracklets == config.data.tracklets_per_device
+    assert found.tracklets == config.data.tracklets
     assert (found.min_frames, found.slots) == (config.data.min_frames, config.data.max_frames)
     assert found.frame_buckets == config.data.frame_buckets
     assert found.slots == config.evaluation.chunk

@@ -53,7 +53,7 @@ def test_mars_is_the_published_recipe() -> None:
     config = load_config(MARS)
     assert (config.data.height, config.data.width) == (384, 128)
     assert (config.data.min_frames, config.data.max_frames) == (5, 25)
-    assert config.data.tracklets_per_device == 4
+    assert config.data.tracklets == 4
     optimizer = config.optimizer
     assert (optimizer.lr_backbone, optimizer.lr_classifier, optimizer.lr_rest) == (1e-4, 1e-3, 1e-4)
     assert optimizer.staircase_epochs == (15, 30, 40, 50, 60, 70)
@@ -179,11 +179,11 @@ def test_values_out_of_range_and_such_that_do_not_fit_each_other(key, value, sai
 
 
 def test_tracklets_of_whole_identities() -> None:
-    values = {"data.sampler": "identity", "data.tracklets_per_device": 6}
+    values = {"data.sampler": "identity", "data.tracklets": 6}
     (line,) = findings(values)
-    assert line.startswith("config.data.tracklets_per_device is 6: expected a multiple of ")
+    assert line.startswith("config.data.tracklets is 6: expected a multiple of ")
     check_config(changed(Config(), {**values, "data.tracklets_per_identity": 3}))
-    check_config(changed(Config(), {"data.tracklets_per_device": 6}))
+    check_config(changed(Config(), {"data.tracklets": 6}))
 
 
 def test_numbers_lists_and_margins_take_the_type_of_their_key() -> None:

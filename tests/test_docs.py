@@ -42,7 +42,7 @@ OWN = re.compile(r"(?:python -m stf_jax\.[\w.]+|python scripts/\w+\.py|scripts/\
 SMALL = {
     "stf_jax.prepare synthetic": "--min-length 3 --max-length 4 --height 32 --width 16",
     "stf_jax.main --config": (
-        "--config.data.height=32 --config.data.width=16 --config.data.tracklets_per_device=2 "
+        "--config.data.height=32 --config.data.width=16 --config.data.tracklets=2 "
         "--config.data.min_frames=2 --config.data.max_frames=2 --config.data.frame_buckets=1 "
         "--config.model.backbone=resnet18 --config.model.stages=(4,) --config.model.embed_dim=8 "
         "--config.optimizer.name=adamw --config.optimizer.lr_backbone=1e-3 "

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +18,7 @@ import train_and_score
 from PIL import Image
 
 from stf_jax import train as training
-from stf_jax.config import Config, changed, flat_values, load_config
+from stf_jax.config import Config, changed, flat_values, load_config, to_json
 from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
@@ -65,7 +68,7 @@ def tiny_config(layout: Path, others: Mapping[str, Any] = MappingProxyType({})) 
         "data.root": str(layout),
         "data.height": 32,
         "data.width": 16,
-        "data.tracklets_per_device": 2,
+        "data.tracklets": 4,
         "data.min_frames": 2,
         "data.max_frames": 4,
         "data.frame_buckets": 1,
@@ -366,7 +369,7 @@ def script(name: str):
 
 def tiny_arguments(config: Config, workdir: Path) -> list[str]:
     """The tiny config as overrides of configs/mars.py, for one step."""
-    keys = ("root", "height", "width", "tracklets_per_device", "min_frames", "max_frames")
+    keys = ("root", "height", "width", "tracklets", "min_frames", "max_frames")
     keys = [
         *(f"data.{key}" for key in (*keys, "frame_buckets")),
         "model.backbone",
@@ -474,3 +477,77 @@ def test_compare_tells_runs_apart(straight, layout, tmp_path, monkeypatch, capsy
     said = capsys.readouterr().err
     assert said.startswith(f"error: {other / 'features.npz'}: features of other images")
     assert len(said.splitlines()) == 1
+
+
+ON_DEVICES = """
+import json, os, signal, sys
+import jax
+devices, workdir, stop, values, cache = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", int(devices))
+jax.config.update("jax_compilation_cache_dir", cache)
+from pathlib import Path
+from stf_jax import train as training
+from stf_jax.config import from_json
+from stf_jax.training.stop_request import RunStoppedError
+
+made = training.parallel_train_step
+
+
+def stopping(**static):
+    step = made(**static)
+
+    def run(state, *arguments):
+        if int(state.step) + 1 == int(stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(state, *arguments)
+
+    return run
+
+
+training.parallel_train_step = stopping
+try:
+    training.train(from_json(json.loads(values)), Path(workdir))
+except RunStoppedError:
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(layout: Path, tmp_path: Path) -> None:
+    """Stopped within epoch 2 on one device, within epoch 3 on two, ended on four: as on one."""
+    config = tiny_config(layout, {"train.sync_batch_norm": True, "train.evaluate_every": 0})
+
+    def run(devices: int, workdir: str, stop: int, values: Any = config) -> str:
+        arguments = [str(devices), str(tmp_path / workdir), str(stop)]
+        arguments += [json.dumps(to_json(values)), str(tmp_path / "cache")]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment |= {"PYTHONPATH": str(CONFIGS.parent)}
+        done = subprocess.run(
+            [sys.executable, "-c", ON_DEVICES, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        return done.stderr
+
+    run(1, "one", 0)
+    run(1, "moved", 3)
+    told = run(2, "moved", 5)
+    assert "note: on 2 devices now, on 1 before" in told
+    assert "step 3 (epoch 2, step 1 of 2 done)" in told
+    assert "step 5 (epoch 3, step 1 of 2 done)" in run(4, "moved", 0)
+    pairs = zip(final_params(tmp_path / "one"), final_params(tmp_path / "moved"), strict=True)
+    for one, moved in pairs:
+        np.testing.assert_allclose(one, moved, rtol=1e-3, atol=1e-4)
+    one, moved = losses(tmp_path / "one"), losses(tmp_path / "moved")
+    assert list(one) == list(moved) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(list(one.values()), list(moved.values()), rtol=1e-3)
+    versions = json.loads((tmp_path / "moved" / "versions.json").read_text())
+    assert [start["devices"] for start in versions] == ["1", "2", "4"]
+
+    refused = run(3, "three", 0)
+    assert "data.tracklets is 4: 3 devices" in refused
+    assert "or 1, 2, 4 devices" in refused
+    assert not (tmp_path / "three").exists()

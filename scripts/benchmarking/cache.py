@@ -31,7 +31,7 @@ def run(settings: Settings) -> Iterator[Row]:
 def first_step(settings: Settings) -> Iterator[Row]:
     """Yield when the first step of this process was done, and what compiling it took."""
     table = mars_table(settings.tables, "train")
-    options = {"num_devices": jax.device_count(), **settings.plan}
+    options = settings.plan(jax.device_count())
     size = training_buckets(table, settings.frame_buckets, **options)[-1]
     run = workload.training(settings)
     batch = workload.make_batch(settings, training_plan(table, epoch=1, **options), 0, size)

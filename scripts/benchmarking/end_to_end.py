@@ -5,6 +5,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+
 from benchmarking.child import Row
 from benchmarking.layout import layout_folder, need_tensorflow
 from benchmarking.settings import Settings
@@ -27,8 +29,8 @@ def run(settings: Settings) -> Iterator[Row]:
             width=settings.width,
             frame_buckets=settings.frame_buckets,
             threads=settings.threads,
-            tracklets_per_device=settings.tracklets,
-            min_frames=settings.plan["min_frames"],
+            tracklets=settings.tracklets * jax.device_count(),
+            min_frames=settings.plan()["min_frames"],
             max_frames=settings.slots,
         ),
         model=settings.model,

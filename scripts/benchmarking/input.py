@@ -20,7 +20,7 @@ def run(settings: Settings) -> Iterator[Row]:
     layout = load_layout(layout_folder(settings))
     table = layout.trainval or layout.train
     assert table is not None
-    options = {"num_devices": 1, **settings.plan}
+    options = settings.plan()
     buckets = training_buckets(table, settings.frame_buckets, **options)
     cores = usable_cores()
     walls, processor, frames = [], [], 0

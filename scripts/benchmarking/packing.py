@@ -38,7 +38,7 @@ def run(settings: Settings) -> Iterator[Row]:
 def training(settings: Settings) -> Iterator[Row]:
     """Yield the rows of training, on steps that represent an epoch of MARS."""
     table = mars_table(settings.tables, "train")
-    options = {"num_devices": jax.device_count(), **settings.plan}
+    options = settings.plan(jax.device_count())
     buckets = training_buckets(table, settings.frame_buckets, **options)
     full = settings.tracklets * settings.slots
     plan = training_plan(table, epoch=1, **options)

@@ -84,7 +84,7 @@ def absent() -> str | None:
 def mars_lengths(settings: Settings) -> dict[str, np.ndarray]:
     """Return real frames: of training [steps, tracklets], of extraction [chunks]."""
     table = mars_table(settings.tables, "train")
-    plan = training_plan(table, num_devices=1, epoch=1, **settings.plan)
+    plan = training_plan(table, epoch=1, **settings.plan())
     steps = representative_steps(plan, settings.steps)
     _, evaluation = sampled_plan(settings, 1)
     chunks = (evaluation.frame_rows >= 0).sum(-1)
@@ -144,8 +144,7 @@ def ours_train(settings: Settings, *, lengths: list[list[int]]) -> Iterator[Row]
     sizes = training_buckets(
         mars_table(settings.tables, "train"),
         settings.frame_buckets,
-        num_devices=1,
-        **settings.plan,
+        **settings.plan(),
     )
     run = workload.training(settings, devices=jax.devices()[:1])
     programs: dict[int, workload.Program] = {}

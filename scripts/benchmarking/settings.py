@@ -53,12 +53,12 @@ class Settings:
             backbone=self.backbone, embed_dim=self.embed_dim, dtype=self.dtype, remat=self.remat
         )
 
-    @property
-    def plan(self) -> dict[str, Any]:
-        """Options of `training_plan`, without the number of devices and the epoch."""
+    def plan(self, num_devices: int = 1) -> dict[str, Any]:
+        """Options of `training_plan`, without the epoch."""
         return {
             "seed": self.seed,
-            "tracklets_per_device": self.tracklets,
+            "num_devices": num_devices,
+            "tracklets": self.tracklets * num_devices,
             "min_frames": min(self.min_frames, self.slots),
             "max_frames": self.slots,
         }

@@ -17,7 +17,7 @@ def run(settings: Settings) -> Iterator[Row]:
     """Yield a row a batch size, then what an epoch of MARS's tracklets comes to."""
     table = mars_table(settings.tables, "train")
     devices = jax.device_count()
-    options = {"num_devices": devices, **settings.plan}
+    options = settings.plan(devices)
     buckets = training_buckets(table, settings.frame_buckets, **options)
     plan = training_plan(table, epoch=1, **options)
     counts = frame_counts(plan)

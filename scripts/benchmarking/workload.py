@@ -84,6 +84,7 @@ def make_batch(settings: Settings, plan: Plan, step: int, size: int) -> PackedBa
         tracklet=np.full((devices, size), tracklets, np.int32),
         slot=np.zeros((devices, size), np.int32),
         labels=(np.maximum(plan.tracklets[step], 0) % settings.num_classes).astype(np.int32),
+        global_index=np.arange(devices * tracklets, dtype=np.int32).reshape(devices, tracklets),
     )
     for d in range(devices):
         tracklet, slot = np.nonzero(planned[d] >= 0)

@@ -52,18 +52,21 @@ def augment(
     images: UInt8[Array | np.ndarray, "m h w 3"],
     options: AugmentConfig,
     *,
+    index: Int[Array, " m"] | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "m h w 3"]:
     """Randomly changed, normalised frames; to be called under jit with `options` closed over.
 
     Args:
-        key: of this step and device. Frame i depends on `key`, i and its pixels only, not on M.
+        key: of this step. A frame depends on `key`, its index and its pixels only.
         images: RGB, 0..255.
         options: probabilities and limits; those of `horizontal_crop` and padding are not used here.
+        index: of each frame in the step, over all devices; by default 0..M-1.
         dtype: float32 or bfloat16.
     """
     num_frames, height, width, _ = images.shape
-    draws = draw(key, num_frames, height, width, options)
+    index = jnp.arange(num_frames) if index is None else index
+    draws = draw(key, index, height, width, options)
     pixels = jnp.asarray(images, jnp.float32)
     # An augmentation that is off costs nothing: the options are known when this is traced.
     if options.hsv > 0:
@@ -80,10 +83,10 @@ def augment(
 
 
 def draw(
-    key: PRNGKeyArray, num_frames: int, height: int, width: int, options: AugmentConfig
+    key: PRNGKeyArray, index: Int[Array, " m"], height: int, width: int, options: AugmentConfig
 ) -> Draws:
-    """Draws for M frames of H x W pixels."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_frames))
+    """Draws for frames of H x W pixels, each by `key` and its index."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
     # Each parameter has a column of its own, so that switching one augmentation on leaves the
     # others as they were.
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (15,)))(keys)

@@ -21,6 +21,7 @@ class PackedBatch:
     tracklet: Any  # int32 [M], 0..B-1; B in padding
     slot: Any  # int32 [M], 0..T-1; 0 in padding
     labels: Any  # int32 [B], class 0..K-1; -1 where there is none, or no frame
+    global_index: Any  # int32 [B], number of the tracklet in the step, over all devices
 
     @property
     def real(self) -> Bool[Array | np.ndarray, "*d m"]:

@@ -103,7 +103,12 @@ def batches(
     options = host_augment or AugmentConfig()
     keep = _kept_shares(plan, options, seed)
     steps = slice(start_step, None)
-    share = Plan(plan.tracklets[steps, devices], plan.frame_rows[steps, devices])
+    index = plan.global_index
+    share = Plan(
+        plan.tracklets[steps, devices],
+        plan.frame_rows[steps, devices],
+        global_index=None if index is None else index[steps, devices],
+    )
     sizes = sizes[np.searchsorted(sizes, counts[steps])]
     real = share.frame_rows >= 0
     if threads is None:
@@ -182,7 +187,12 @@ def _kept_shares(plan: Plan, options: AugmentConfig, seed: int | Sequence[int]) 
         return np.broadcast_to(np.float32(1), plan.frame_rows.shape)
     # The spawn key keeps these draws apart from those of the plan.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
-    chance, place = rng.random((2, *plan.frame_rows.shape), np.float32)
+    draws = rng.random((2, *plan.frame_rows.shape), np.float32)
+    if plan.global_index is not None:  # as if one device had all of a step
+        num_steps, _, _, num_slots = plan.frame_rows.shape
+        steps = np.arange(num_steps)[:, None, None]
+        draws = draws.reshape(2, num_steps, -1, num_slots)[:, steps, plan.global_index]
+    chance, place = draws
     low, high = options.horizontal_crop_keep
     share = low + (high - low) * place
     return np.where(chance < options.horizontal_crop, share, 1).astype(np.float32)
@@ -263,6 +273,7 @@ def _steps(
 ) -> Iterator[PackedBatch]:
     _, num_devices, num_tracklets, _ = plan.frame_rows.shape
     step, device, tracklet, slot = np.nonzero(plan.frame_rows >= 0)
+    numbers = np.zeros_like(plan.tracklets) if plan.global_index is None else plan.global_index
     ends = np.searchsorted(step, np.arange(len(sizes)), side="right")
     index, images = np.zeros(0, np.int64), np.zeros((0, *shape, 3), np.uint8)
     start, skipped = 0, 0
@@ -272,6 +283,7 @@ def _steps(
             tracklet=np.full((num_devices, size), num_tracklets, np.int32),
             slot=np.zeros((num_devices, size), np.int32),
             labels=np.full((num_devices, num_tracklets), -1, np.int32),
+            global_index=numbers[s].astype(np.int32),
         )
         seen = np.zeros(end - start, bool)
         filled = [0] * num_devices

@@ -34,11 +34,15 @@ class Plan:
     of a tracklet fill its first slots and are in time order (the method does not depend on the
     order; its weights are easier to read so, and disks are read forwards). In an evaluation plan a
     slot of B holds a chunk of a tracklet and `chunks` says which.
+
+    `global_index` numbers the tracklets of a training step over all devices, 0..D*B-1. Which
+    tracklet and frames a number has does not depend on D, nor does what is drawn by it.
     """
 
     tracklets: Int64[np.ndarray, "s d b"]
     frame_rows: Int64[np.ndarray, "s d b t"]
     chunks: Int64[np.ndarray, "s d b"] | None = None
+    global_index: Int64[np.ndarray, "s d b"] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,14 @@ def training_plan(
     epoch: int,
     num_devices: int,
     sampler: str = "tracklet",
-    tracklets_per_device: int,
+    tracklets: int,
     min_frames: int = 5,
     max_frames: int = 25,
     tracklets_per_identity: int = 4,
 ) -> Plan:
     """The plan of one epoch, a pure function of (table, seed, epoch) and the options.
+
+    The number of devices changes only which of them has which tracklets of a step.
 
     Tracklets without a label (-1) take no part. From a tracklet of length L a number of frames
     is drawn, uniform from min(min_frames, L) to min(max_frames, L), and then so many
@@ -80,56 +86,53 @@ def training_plan(
         num_devices: D, of all hosts.
         sampler: "tracklet": every tracklet once an epoch, shuffled; the last, short step is left
             out (the reference's recipe). "identity": P x K batches for the triplet loss (Hermans
-            et al. 2017, "In Defense of the Triplet Loss"): P = B / K different identities on each
-            device, every identity once an epoch, the last step filled up from a further shuffle;
-            K tracklets of each, of as many cameras as it has, repeated (with frames drawn anew)
-            only if it has fewer than K.
-        tracklets_per_device: B.
+            et al. 2017, "In Defense of the Triplet Loss"): P = tracklets / K different identities a
+            step, every identity once an epoch, the last step filled up from a further shuffle; K
+            tracklets of each, of as many cameras as it has, repeated (with frames drawn anew) only
+            if it has fewer than K.
+        tracklets: of a step, on all devices together; a multiple of D.
         min_frames: see above, at least 1.
         max_frames: T.
-        tracklets_per_identity: K; B must be a multiple of it. Only for "identity".
+        tracklets_per_identity: K; `tracklets` must be a multiple of it. Only for "identity".
 
     Raises:
-        UserError: too few labelled tracklets or identities for one step, or options that do not
-            fit each other.
+        UserError: too few labelled tracklets or identities for one step, more devices than divide
+            its tracklets, or options that do not fit each other.
     """
     if not 1 <= min_frames <= max_frames:
         raise UserError(
             f"min_frames {min_frames} and max_frames {max_frames}: expected 1 <= min <= max"
         )
+    if tracklets % num_devices:
+        fitting = [n for n in range(1, tracklets + 1) if tracklets % n == 0]
+        raise UserError(
+            f"data.tracklets is {tracklets}: {num_devices} devices cannot have equal shares of it; "
+            f"expected a multiple of {num_devices} (another recipe), or "
+            f"{', '.join(map(str, fitting))} devices (CUDA_VISIBLE_DEVICES names those to use)"
+        )
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
     candidates = np.flatnonzero(table.labels >= 0)
-    step_size = num_devices * tracklets_per_device
     if sampler == "tracklet":
-        group = 1
-        tracklets = _every_tracklet(rng, candidates, step_size)
+        visits = _every_tracklet(rng, candidates, tracklets)
     elif sampler == "identity":
-        tracklets, group = _every_identity(
-            rng, table, candidates, num_devices, tracklets_per_device, tracklets_per_identity
-        )
+        visits = _every_identity(rng, table, candidates, tracklets, tracklets_per_identity)
     else:
         raise UserError(f"sampler {sampler!r}: expected 'tracklet' or 'identity'")
-    frames = _draw_frames(rng, table.offsets, tracklets, min_frames, max_frames)
-    deal = _deal((frames >= 0).sum(axis=1).reshape(-1, step_size), num_devices, group)
-    return Plan(tracklets[deal], frames[deal])
+    frames = _draw_frames(rng, table.offsets, visits, min_frames, max_frames)
+    global_index = _deal((frames >= 0).sum(axis=1).reshape(-1, tracklets), num_devices)
+    at = global_index + tracklets * np.arange(len(global_index))[:, None, None]
+    return Plan(visits[at], frames[at], global_index=global_index)
 
 
-def _deal(
-    counts: Int64[np.ndarray, "s v"], num_devices: int, group: int
-) -> Int64[np.ndarray, "s d b"]:
-    """Indices of the flattened visits, so dealt that the devices of a step get alike frames.
+def _deal(counts: Int64[np.ndarray, "s v"], num_devices: int) -> Int64[np.ndarray, "s d b"]:
+    """Indices of each step's visits, so dealt that its devices get alike numbers of frames.
 
-    All devices compute as many frames as the fullest one. The longest `num_devices` groups go to
+    All devices compute as many frames as the fullest one. The longest `num_devices` visits go to
     the devices in turn, the next ones in reverse, and so on.
     """
-    num_steps, step_size = counts.shape
-    groups = counts.reshape(num_steps, -1, group).sum(axis=2)
-    order = np.argsort(-groups, axis=1, kind="stable").reshape(num_steps, -1, num_devices)
+    order = np.argsort(-counts, axis=1, kind="stable").reshape(len(counts), -1, num_devices)
     order[:, 1::2] = order[:, 1::2, ::-1]
-    order = order.swapaxes(1, 2)  # [s, d, groups of a device]
-    visits = order[..., None] * group + np.arange(group)
-    visits += (np.arange(num_steps) * step_size)[:, None, None, None]
-    return visits.reshape(num_steps, num_devices, -1)
+    return order.swapaxes(1, 2)
 
 
 def _every_tracklet(
@@ -138,8 +141,8 @@ def _every_tracklet(
     num_steps = len(candidates) // step_size
     if num_steps == 0:
         raise UserError(
-            f"{len(candidates)} labelled tracklets to train on, {step_size} needed for one step "
-            "over all devices; use more tracklets, fewer devices or fewer tracklets_per_device"
+            f"{len(candidates)} labelled tracklets to train on, {step_size} needed for one "
+            "step; use more tracklets, or a smaller data.tracklets"
         )
     return rng.permutation(candidates)[: num_steps * step_size]
 
@@ -148,16 +151,14 @@ def _every_identity(
     rng: np.random.Generator,
     table: TrackletTable,
     candidates: Int64[np.ndarray, " n"],
-    num_devices: int,
-    tracklets_per_device: int,
+    tracklets: int,
     tracklets_per_identity: int,
-) -> tuple[Int64[np.ndarray, " v"], int]:
-    """Visits, and how many in a row must stay on one device."""
-    identities_per_device, rest = divmod(tracklets_per_device, tracklets_per_identity)
-    if rest or not identities_per_device:
+) -> Int64[np.ndarray, " v"]:
+    step_size, rest = divmod(tracklets, tracklets_per_identity)
+    if rest or not step_size:
         raise UserError(
-            f"tracklets_per_device {tracklets_per_device} is not a multiple of "
-            f"tracklets_per_identity {tracklets_per_identity}; the identity sampler needs P x K"
+            f"tracklets {tracklets} is not a multiple of tracklets_per_identity "
+            f"{tracklets_per_identity}; the identity sampler needs P x K"
         )
     labels = table.labels[candidates]
     cameras = table.cameras[candidates]
@@ -168,22 +169,19 @@ def _every_identity(
     turn[by_camera] = _rank_in_group(labels[by_camera], cameras[by_camera])
     order = np.lexsort((chance, turn, labels))
     _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    if len(first) < identities_per_device:
+    if len(first) < step_size:
         raise UserError(
-            f"{len(first)} identities to train on, {identities_per_device} different ones needed "
-            "on a device; use fewer tracklets_per_device or more tracklets_per_identity"
+            f"{len(first)} identities to train on, {step_size} different ones needed for one step; "
+            "use a smaller data.tracklets or more tracklets_per_identity"
         )
-    step_size = num_devices * identities_per_device
-    scarce = len(first) < step_size  # some identities are on several devices of a step
-    distinct = identities_per_device if scarce else step_size
-    identities = _identity_order(rng, len(first), step_size, distinct)
+    identities = _identity_order(rng, len(first), step_size)
     # An identity that is visited again goes on where it stopped.
     visit = np.empty(len(identities), np.int64)
     by_identity = np.argsort(identities, kind="stable")
     visit[by_identity] = _rank_in_group(identities[by_identity])
     position = visit[:, None] * tracklets_per_identity + np.arange(tracklets_per_identity)
     chosen = order[first[identities, None] + position % counts[identities, None]]
-    return candidates[chosen].ravel(), tracklets_per_device if scarce else tracklets_per_identity
+    return candidates[chosen].ravel()
 
 
 def _rank_in_group(*keys: Shaped[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
@@ -196,14 +194,14 @@ def _rank_in_group(*keys: Shaped[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 
 
 def _identity_order(
-    rng: np.random.Generator, num_identities: int, step_size: int, distinct: int
+    rng: np.random.Generator, num_identities: int, step_size: int
 ) -> Int64[np.ndarray, " v"]:
-    """Shuffles one after another, up to a whole step; every `distinct` in a row differ."""
+    """Shuffles one after another, up to a whole step; those of a step differ."""
     total = -(-num_identities // step_size) * step_size
     order = rng.permutation(num_identities)
     while len(order) < total:
         more = rng.permutation(num_identities)
-        begun = order[len(order) - len(order) % distinct :]
+        begun = order[len(order) - len(order) % step_size :]
         late = np.isin(more, begun)
         order = np.concatenate([order, more[~late], more[late]])
     return order[:total]
@@ -242,7 +240,7 @@ def training_buckets(
     the training lengths of MARS (8,298 tracklets, 13.2 frames drawn of one on average), 5..25
     frames, against 1.88 when every tracklet is padded to 25:
 
-    | devices | tracklets a device | 4 sizes | 6 | 8 | 16 |
+    | devices | tracklets of each | 4 sizes | 6 | 8 | 16 |
     |---|---|---|---|---|---|
     | 1 | 4 | 1.14 | 1.09 | 1.06 | 1.02 |
     | 1 | 16 | 1.08 | 1.05 | 1.03 | 1.02 |

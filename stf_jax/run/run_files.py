@@ -1,6 +1,7 @@
 """What lies beside a run's checkpoints: its config, its label map, and what it was made with.
 
-`config.json`, `labels.json` (person id -> classifier label) and `versions.json`, in the workdir.
+`config.json`, `labels.json` (person id -> classifier label) and `versions.json` (a list with an
+entry for each start of the run), in the workdir.
 """
 
 import json
@@ -9,6 +10,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ class RunFiles:
 
     config: dict[str, Any]
     labels: dict[int, int]
-    versions: dict[str, str]
+    starts: list[dict[str, str]]  # what `versions` gave at each start, and its `time`
 
 
 def write_run_files(
@@ -48,7 +50,9 @@ def write_run_files(
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    _write_json(workdir / VERSIONS_FILE, versions())
+    before = read_run_files(workdir)
+    now = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **versions()}
+    _write_json(workdir / VERSIONS_FILE, [*(before.starts if before else []), now])
     _write_json(workdir / LABELS_FILE, {str(int(p)): int(k) for p, k in sorted(labels.items())})
     _write_json(workdir / CONFIG_FILE, _plain(config))  # last: it marks the set as whole
 
@@ -68,8 +72,10 @@ def read_run_files(workdir: str | os.PathLike[str]) -> RunFiles | None:
     except (TypeError, ValueError) as error:
         where = workdir / LABELS_FILE
         raise UserError(f"{where}: {error}; expected person ids mapped to labels") from error
-    config, made_with = (_read_json(workdir / name) for name in (CONFIG_FILE, VERSIONS_FILE))
-    return RunFiles(config, by_person, made_with)
+    starts = _read_json(workdir / VERSIONS_FILE, list | dict)
+    # Earlier revisions kept the last start only.
+    starts = starts if isinstance(starts, list) else [starts]
+    return RunFiles(_read_json(workdir / CONFIG_FILE), by_person, starts)
 
 
 def run_config(workdir: str | os.PathLike[str]) -> Config:
@@ -82,7 +88,7 @@ def run_config(workdir: str | os.PathLike[str]) -> Config:
     if stored is None:
         raise UserError(f"{workdir}: no run has begun there; expected a trained one, or --config")
     try:
-        return from_json(stored.config)
+        return from_json(stored.config, num_devices=int(stored.starts[0].get("devices", 1)))
     except UserError as error:
         path = Path(workdir) / CONFIG_FILE
         raise UserError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from error
@@ -165,13 +171,13 @@ def _write_json(path: Path, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, kind: Any = dict) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found beside {CONFIG_FILE}; copy the whole workdir") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); expected what training wrote") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: found {type(value).__name__}, expected a JSON object")
+    if not isinstance(value, kind) or value == []:
+        raise UserError(f"{path}: found {type(value).__name__}, expected what training wrote")
     return value

@@ -19,7 +19,7 @@ def plan_options(config: Config, num_devices: int) -> dict[str, Any]:
         "seed": config.seed,
         "num_devices": num_devices,
         "sampler": data.sampler,
-        "tracklets_per_device": data.tracklets_per_device,
+        "tracklets": data.tracklets,
         "min_frames": data.min_frames,
         "max_frames": data.max_frames,
         "tracklets_per_identity": data.tracklets_per_identity,

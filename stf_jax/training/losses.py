@@ -54,6 +54,7 @@ def batch_hard_triplet(
     *,
     distance: str = "euclidean",
     margin: str | float = "soft",
+    axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Batch-hard triplet loss: each tracklet against its farthest positive and nearest negative.
 
@@ -67,6 +68,8 @@ def batch_hard_triplet(
         labels: [B]; negative marks an empty slot, which is neither anchor, positive nor negative.
         distance: "euclidean" (not squared) or "cosine" (1 - cosine, in 0..2).
         margin: "soft", or the hard margin in units of the distance, >= 0.
+        axis_name: of an axis of devices that share a batch: positives and negatives are sought
+            among all of them, and the mean over devices is the whole batch's loss.
 
     Returns:
         A scalar >= 0; 0 where there is no anchor. The gradient is finite everywhere: it is taken as
@@ -83,34 +86,45 @@ def batch_hard_triplet(
     x = _at_least_float32(jnp.where(real[:, None], features, 0))
     if distance == "cosine":
         x = x * _inverse_or_zero(_length(x))[:, None]
-    same = (labels[:, None] == labels[None, :]) & real[:, None] & real[None, :]
-    positive = same & ~jnp.eye(len(labels), dtype=bool)
-    negative = ~same & real[:, None] & real[None, :]
+    others, their_labels, own = x, labels, jnp.arange(len(labels))
+    if axis_name is not None:
+        others, their_labels = jax.lax.all_gather((x, labels), axis_name, tiled=True)
+        own = own + len(labels) * jax.lax.axis_index(axis_name)
+    both = real[:, None] & (their_labels >= 0)[None, :]
+    same = labels[:, None] == their_labels[None, :]
+    positive = both & same & (own[:, None] != jnp.arange(len(their_labels))[None, :])
+    negative = both & ~same
     # Only chooses, so it needs no gradient; the chosen distances are taken again from the features.
-    between = _all_distances(jax.lax.stop_gradient(x), distance)
+    between = _all_distances(*jax.lax.stop_gradient((x, others)), distance)
     hardest_positive = jnp.where(positive, between, -jnp.inf).argmax(1)
     hardest_negative = jnp.where(negative, between, jnp.inf).argmin(1)
-    to_positive = _pair_distance(x, x[hardest_positive], distance)
-    to_negative = _pair_distance(x, x[hardest_negative], distance)
+    to_positive = _pair_distance(x, others[hardest_positive], distance)
+    to_negative = _pair_distance(x, others[hardest_negative], distance)
     gap = to_positive - to_negative
     per_anchor = jax.nn.softplus(gap) if margin == "soft" else jax.nn.relu(gap + float(margin))
     anchor = positive.any(1) & negative.any(1)
-    return jnp.where(anchor, per_anchor, 0).sum() / jnp.maximum(anchor.sum(), 1)
+    count = anchor.sum()
+    if axis_name is not None:
+        count = jax.lax.psum(count, axis_name)
+    count = jnp.maximum(count, 1) / (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    return jnp.where(anchor, per_anchor, 0).sum() / count
 
 
 def _at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _all_distances(x: Float[Array, "b f"], distance: str) -> Float[Array, "b b"]:
+def _all_distances(
+    x: Float[Array, "b f"], others: Float[Array, "n f"], distance: str
+) -> Float[Array, "b n"]:
     """Distances, or what orders like them: squares where Euclidean, with matmul's few digits."""
-    if distance == "euclidean":
-        x = x - x.mean(0, keepdims=True)  # distances stay, the products' cancellation shrinks
-    products = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
+    if distance == "euclidean":  # from the mean: distances stay, the products' cancellation shrinks
+        mean = others.mean(0, keepdims=True)
+        x, others = x - mean, others - mean
+    products = jnp.matmul(x, others.T, precision=jax.lax.Precision.HIGHEST)
     if distance == "cosine":
         return 1 - products
-    squares = (x * x).sum(1)
-    return squares[:, None] + squares[None, :] - 2 * products
+    return (x * x).sum(1)[:, None] + (others * others).sum(1)[None, :] - 2 * products
 
 
 def _pair_distance(

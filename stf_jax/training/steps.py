@@ -24,32 +24,38 @@ def total_loss(
     labels: Any,
     options: LossConfig,
     *,
-    count: Any = None,
+    axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the loss of a batch and its parts by name; `labels` [B] int32, -1 for no tracklet.
 
-    `count` divides the cross entropy's sum; by default the batch's own real tracklets.
+    With `axis_name` this is a device's share: the mean over devices is the loss of the whole batch,
+    and triplets are of all devices' tracklets.
     """
+    count = None if axis_name is None else mean_count(labels, axis_name)
     cross_entropy = smoothed_cross_entropy(logits, labels, options.label_smoothing, count=count)
     parts = {"cross_entropy": cross_entropy}
     loss = parts["cross_entropy"]
     if options.triplet_weight:
         flat = features.reshape(features.shape[0], -1)
         parts["triplet"] = batch_hard_triplet(
-            flat, labels, distance=options.triplet_distance, margin=options.triplet_margin
+            flat,
+            labels,
+            distance=options.triplet_distance,
+            margin=options.triplet_margin,
+            axis_name=axis_name,
         )
         loss = loss + options.triplet_weight * parts["triplet"]
     return loss, parts
 
 
-def mean_count(labels: Int[Array, " b"]) -> Float[Array, ""]:
-    """Real tracklets per device, the mean over the axis `DEVICES`: float32, above 0.
+def mean_count(labels: Int[Array, " b"], axis_name: str) -> Float[Array, ""]:
+    """Real tracklets per device, the mean over the axis `axis_name`: float32, above 0.
 
     Devices may hold unlike numbers; of sums divided by this the mean over devices is the mean over
     tracklets.
     """
-    count = jax.lax.psum((labels >= 0).sum(), DEVICES)
-    return jnp.maximum(count, 1).astype(jnp.float32) / jax.lax.axis_size(DEVICES)
+    count = jax.lax.psum((labels >= 0).sum(), axis_name)
+    return jnp.maximum(count, 1).astype(jnp.float32) / jax.lax.axis_size(axis_name)
 
 
 def train_step(
@@ -65,14 +71,20 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Return the next state and this step's metrics; runs under a device axis named `DEVICES`.
 
-    `batch` is this device's share. `key` is the run's; the step and the device are folded in, so a
-    resumed run draws the same augmentations. Gradients, statistics and metrics are averaged over
-    the devices.
+    `batch` is this device's share. `key` is the run's; the step is folded in, and each frame's
+    number in it, so that a resumed run draws the same augmentations, and one on other devices.
+    Gradients, statistics and metrics are averaged over the devices. With a model whose `axis_name`
+    is `DEVICES` the result does not depend on their number, but for the order of sums.
     """
-    key = jax.random.fold_in(jax.random.fold_in(key, state.step), jax.lax.axis_index(DEVICES))
-    frames = augment(key, batch.images, augment_options, dtype=model.dtype)
     labels = batch.labels
-    count = mean_count(labels)
+    owner = jnp.minimum(batch.tracklet, len(labels) - 1)
+    frames = augment(
+        jax.random.fold_in(key, state.step),
+        batch.images,
+        augment_options,
+        index=batch.global_index[owner] * num_slots + batch.slot,
+        dtype=model.dtype,
+    )
 
     def loss_of(params):
         output, updated = model.apply(
@@ -86,11 +98,12 @@ def train_step(
             method="packed",
             mutable=["batch_stats"],
         )
-        loss, parts = total_loss(output.features, output.logits, labels, loss_options, count=count)
-        guesses = output.logits.sum(1).argmax(-1)
-        real = labels >= 0
-        right = jnp.where(real, guesses == labels, False).sum() / jnp.maximum(real.sum(), 1)
-        return loss, (updated["batch_stats"], {"loss": loss, "accuracy": right, **parts})
+        loss, parts = total_loss(
+            output.features, output.logits, labels, loss_options, axis_name=DEVICES
+        )
+        right = (labels >= 0) & (output.logits.sum(1).argmax(-1) == labels)
+        accuracy = right.sum() / mean_count(labels, DEVICES)
+        return loss, (updated["batch_stats"], {"loss": loss, "accuracy": accuracy, **parts})
 
     (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     # Unsynchronised statistics differ between devices: average them, or they drift in silence.

@@ -94,7 +94,7 @@ def slow_augment(images, draws):
 
 
 def draws_of(key, count, options, height=HEIGHT, width=WIDTH) -> Any:
-    drawing = jax.jit(lambda key: draw(key, count, height, width, options))
+    drawing = jax.jit(lambda key: draw(key, jnp.arange(count), height, width, options))
     return jax.tree.map(np.asarray, drawing(key))
 
 

@@ -108,7 +108,7 @@ def small_plan(table, num_devices=2, epoch=0):
         seed=0,
         epoch=epoch,
         num_devices=num_devices,
-        tracklets_per_device=3 // num_devices,
+        tracklets=3,
         min_frames=2,
         max_frames=5,
     )

@@ -117,7 +117,7 @@ def test_training_gets_the_folders_batches_bit_for_bit(built):
                 epoch=2,
                 num_devices=2,
                 sampler="tracklet",
-                tracklets_per_device=2,
+                tracklets=2,
                 min_frames=2,
                 max_frames=4,
             )

@@ -30,7 +30,9 @@ def test_what_is_written_is_read(tmp_path):
     assert found.labels == LABELS
     assert found.config["model"] == {"stages": [2, 4], "backbone": "resnet50", "dtype": None}
     assert differing_keys(found.config, CONFIG) == {}
-    assert found.versions == versions()
+    (start,) = found.starts
+    assert start.pop("time")[:2] == "20"
+    assert start == versions()
     assert sorted(p.name for p in workdir.iterdir()) == [
         "config.json",
         "labels.json",
@@ -41,6 +43,11 @@ def test_what_is_written_is_read(tmp_path):
     again = read_run_files(workdir)
     assert again is not None
     assert (again.config, again.labels) == ({"seed": 1}, {3: 0})
+    assert len(again.starts) == 2
+    (workdir / "versions.json").write_text('{"devices": "8"}')  # of earlier revisions
+    older = read_run_files(workdir)
+    assert older is not None
+    assert older.starts == [{"devices": "8"}]
 
 
 def test_differences_are_named_by_their_dotted_key():
@@ -105,7 +112,7 @@ def test_git_revision_is_that_of_the_packages_own_checkout(tmp_path, monkeypatch
         ("labels.json", None, "not found beside config.json"),
         ("versions.json", None, "not found beside config.json"),
         ("config.json", '{"seed": ', "not JSON"),
-        ("labels.json", "[1, 2]", "found list, expected a JSON object"),
+        ("labels.json", "[1, 2]", "found list, expected what training wrote"),
         ("labels.json", '{"anna": 1}', "expected person ids mapped to labels"),
     ],
 )

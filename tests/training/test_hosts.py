@@ -59,7 +59,7 @@ sys.exit(main.main(sys.argv[1:]))
 OPTIONS = {
     "data.height": 32,
     "data.width": 16,
-    "data.tracklets_per_device": 2,
+    "data.tracklets": 4,
     "data.min_frames": 2,
     "data.max_frames": 4,
     "data.frame_buckets": 1,

@@ -35,7 +35,7 @@ def packed(rows: list[int], size: int) -> PackedBatch:
             images[m], tracklet[m], slot[m] = pixels[row, t], b, t
             m += 1
     labels = np.array([(0, 1, 2, 4)[row] for row in rows], np.int32)
-    return PackedBatch(images, tracklet, slot, labels)
+    return PackedBatch(images, tracklet, slot, labels, np.array(rows, np.int32))
 
 
 def stacked(*parts: PackedBatch) -> PackedBatch:
@@ -127,7 +127,7 @@ def test_the_loss_is_the_mean_over_tracklets_on_any_number_of_devices(devices, r
 
     def loss(labels):
         logits = jnp.zeros((3, 1, K))
-        mean = smoothed_cross_entropy(logits, labels, count=mean_count(labels))
+        mean = smoothed_cross_entropy(logits, labels, count=mean_count(labels, DEVICES))
         return jax.lax.pmean(mean, DEVICES)
 
     found = jax.vmap(loss, axis_name=DEVICES)(labels)

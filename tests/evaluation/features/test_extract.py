@@ -39,7 +39,7 @@ def batches_of(plan: Plan, skipped: frozenset[int] = frozenset()):
                     images[device, k], tracklet[device, k], slot[device, k] = row, owner, t
                     k += 1
         labels = np.full((d, b), -1)
-        yield PackedBatch(images, tracklet, slot, labels)
+        yield PackedBatch(images, tracklet, slot, labels, labels)
 
 
 def step(variables, batch):
