@@ -6,6 +6,7 @@ from typing import Any
 
 from stf_jax.config import Config, to_json
 from stf_jax.evaluate import SCORES_FILE, evaluate_workdir
+from stf_jax.run.checkpoint import find_step
 from stf_jax.run.run_files import differing_keys, read_run_files, run_config
 from stf_jax.train import FREE_KEYS, train
 
@@ -17,8 +18,9 @@ def train_and_score(config: Config, workdir: Path, checkpoint: str = "best") -> 
     """Return the rows of `workdir`'s scores.json (label -> `make_scores`), made if need be.
 
     A run that was stopped goes on; one that is trained and scored is left as it is, unless the
-    config's evaluation is another one now: then it is scored again. Raises what `train` and
-    `evaluate_workdir` do, so UserError for a workdir of another config and RunStoppedError.
+    config's evaluation or the checkpoint is another one now: then it is scored again. Raises what
+    `train` and `evaluate_workdir` do, so UserError for a workdir of another config and
+    RunStoppedError.
     """
     path = workdir / SCORES_FILE
     before = read_run_files(workdir)
@@ -32,4 +34,7 @@ def train_and_score(config: Config, workdir: Path, checkpoint: str = "best") -> 
     if other_run or not path.is_file():
         train(config, workdir)
         evaluate_workdir(config, workdir, checkpoint)
-    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    if scores["step"] != find_step(workdir / "checkpoints", checkpoint):
+        scores = evaluate_workdir(config, workdir, checkpoint)
+    return scores["rows"]

@@ -248,8 +248,8 @@ class Config:
     profile_steps: tuple[int, ...] = key(
         (),
         "first and last step to write a profiler trace of; () writes none",
-        lambda v: within(v, 0, kind=int) and len(v) in (0, 2) and rising(v),
-        "two steps, first and last, or none",
+        lambda v: within(v, 1, kind=int) and len(v) in (0, 2) and list(v) == sorted(v),
+        "two steps, counted from 1, first and last, or none",
     )
     compilation_cache: str = text(
         "", 'folder of compiled programs; "" is the user\'s cache folder, "off" none'

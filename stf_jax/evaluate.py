@@ -38,7 +38,7 @@ def evaluate_workdir(
         returns this, the others nothing ({}).
     """
     check_config(config)
-    table = evaluation_table(config.data)
+    table = evaluation_table(config.data, report=print if hosts.is_first() else None)
     model, variables, step = restore_run(config, workdir, which)
     check_hosts(config, (table,), variables)
     evaluation = config.evaluation

@@ -13,7 +13,7 @@ import jax
 from tqdm import tqdm
 
 from stf_jax import hosts
-from stf_jax.config import Config, check_config, to_json
+from stf_jax.config import Config, changed, check_config, to_json
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Position, training_buckets, training_plan
@@ -63,10 +63,12 @@ def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
     )
     before = run_files.read_run_files(workdir)
     if before is not None:
-        changed = run_files.differing_keys(to_json(run_files.run_config(workdir)), to_json(config))
+        differing = run_files.differing_keys(
+            to_json(run_files.run_config(workdir)), to_json(config)
+        )
         found = [
             f"{workdir}: config.{key} was {change}"
-            for key, change in changed.items()
+            for key, change in differing.items()
             if not key.startswith(FREE_KEYS)
         ]
         if before.labels != labels:
@@ -111,6 +113,10 @@ def validate(
             evaluation.protocols[:1],
             max_rank=evaluation.max_rank,
             distance=evaluation.distance,
+            multi_query=evaluation.multi_query,
+            single_gallery_shot=evaluation.single_gallery_shot,
+            separate_camera_set=evaluation.separate_camera_set,
+            seed=config.seed,
         )
         ((protocol, ranking),) = rankings.items()
         sizes = f"{ranking.valid_queries} queries, {ranking.gallery_size} gallery"
@@ -157,14 +163,16 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
 
     checkpoints = workdir / "checkpoints"
     hosts.from_first(lambda: begin_run(workdir, config, table))
-    variables = starting_variables(model, config, report=say)
+    stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
+    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
+    # A run that goes on has its weights: those it started from may be gone by now.
+    started = config if stored is None else changed(config, {"pretrained": ""})
+    variables = starting_variables(model, started, report=say)
     optimizer, schedules = make_optimizer(
         config.optimizer, steps_per_epoch, total_steps, variables["params"]
     )
     state = init_state(variables, optimizer)
     position = Position(epoch=1, step_in_epoch=0, seed=config.seed)
-    stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
-    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
     if stored is not None:
         state, position = checkpoint.restore_state(checkpoints, state, stored)
         say(
@@ -186,17 +194,16 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Mapping[str, Any]]:
         return step_of(state, batch, key)
 
-    if config.profile_steps and first:
-        start, end = config.profile_steps
-        train_step = profiled(
-            train_step, done=begun, first=start, last=end, folder=workdir / "profile", report=say
-        )
+    start, end = config.profile_steps if first and config.profile_steps else (0, -1)
     watch = LossWatch("none yet" if stored is None else f"step {begun} in {checkpoints}")
     with (
         checkpoint.open_manager(checkpoints) if first else nullcontext() as manager,
         MetricsLog(workdir, begun, writes=first) as log,
         StopRequest() as stop,
         progress_bar(total_steps, begun, shown=first) as bar,
+        profiled(
+            train_step, done=begun, first=start, last=end, folder=workdir / "profile", report=say
+        ) as step,
     ):
 
         def log_steps(
@@ -217,9 +224,11 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
             return result
 
         def store(state: TrainState, position: Position, scores: Mapping[str, float]) -> None:
+            step = int(state.step)
+            watch.check(step, state.variables)
             if manager is not None:
                 checkpoint.save(manager, state, position, scores)
-                watch.last_good = f"step {int(state.step)} in {checkpoints}"
+                watch.last_good = f"step {step} in {checkpoints}"
 
         if config.train.evaluate_before and begun == 0:
             evaluate(0, state)
@@ -227,7 +236,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
             state,
             position,
             training_batches(table, config, buckets, num_devices, position),
-            train_step,
+            step,
             config.train,
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,

@@ -253,6 +253,10 @@ def test_configs_of_older_runs_load_to_the_same_values(name: str) -> None:
     config = from_json(values)
     assert config == load_config(MARS.with_name(f"{name}.py"))
     loaded = to_json(config)
+    # The batch was a device's; the run's devices are told beside the config.
+    loaded["data"]["tracklets_per_device"] = loaded["data"]["tracklets"]
+    both = from_json(values, num_devices=2)
+    assert both.data.tracklets == 2 * values["data"]["tracklets_per_device"]
     for section, stored in values.items():
         for key, value in stored.items() if isinstance(stored, dict) else ():
             assert loaded[section][key] == (0.3 if value == "0.3" else value), key

@@ -20,12 +20,18 @@ def open_layout(data: DataConfig, subsets: Sequence[str] | None = None) -> Layou
     )
 
 
-def evaluation_table(data: DataConfig) -> TrackletTable:
+def evaluation_table(
+    data: DataConfig, *, report: Callable[[str], object] | None = None
+) -> TrackletTable:
     """Return the `eval_subset` of the layout that the config section `data` names.
 
-    Raises UserError as `open_layout` does, and where the layout has no such subset.
+    `report` is told what is odd in it, a line each. Raises UserError as `open_layout` does, and
+    where the layout has no such subset.
     """
     layout = open_layout(data, subsets=(data.eval_subset,))
+    if report is not None:
+        for finding in layout.findings:
+            report(f"note: {finding}")
     table = getattr(layout, data.eval_subset)
     if table is None:
         raise UserError(f"{layout.root}: no {data.eval_subset} images; expected some to rank")

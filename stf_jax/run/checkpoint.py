@@ -63,11 +63,12 @@ class _Manager(ocp.CheckpointManager):
 
 
 def open_manager(directory: Folder) -> ocp.CheckpointManager:
-    """Manager that writes into `directory` (made if need be); keeps the latest and the best step.
+    """Manager that writes into `directory` (made if need be).
 
-    Removes what a killed run left unfinished, so it is for the run that owns the folder; reading
-    needs no manager. Close it (`manager.close()`, or `with`): that waits for the last save.
-    Of several hosts one opens it: all have the whole state, so one writes, and none waits.
+    Keeps the latest two steps and the best. Removes what a killed run left unfinished, so it is for
+    the run that owns the folder; reading needs no manager. Close it (`manager.close()`, or `with`):
+    that waits for the last save. Of several hosts one opens it: all have the whole state, so one
+    writes, and none waits.
     """
     os.makedirs(directory, exist_ok=True)
     policies = ocp.checkpoint_managers
@@ -76,7 +77,7 @@ def open_manager(directory: Folder) -> ocp.CheckpointManager:
         os.path.abspath(directory),
         options=ocp.CheckpointManagerOptions(
             # A count and a best_fn alone would delete the latest step whenever it is not the best.
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), best]),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
             best_fn=_rank,
             cleanup_tmp_directories=True,
             create=False,

@@ -1,4 +1,4 @@
-"""Every step's loss is looked at before it is averaged, logged or saved."""
+"""Every step's loss and gradient and every state to be saved are looked at: finite, or the end."""
 
 import math
 from collections import deque
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import optax
 
 from stf_jax.errors import UserError
 
 # Steps computed ahead of the one whose loss is looked at.
 IN_FLIGHT = 2
+
+_norm = jax.jit(optax.tree.norm)
 
 
 class LossWatch:
@@ -23,7 +26,7 @@ class LossWatch:
         self.last_good = last_good
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Take the metrics of `step`; raise UserError once a loss turns out not to be finite."""
+        """Take the metrics of `step`; raise UserError once its loss or gradient is not finite."""
         self.pending.append((step, metrics))
         while len(self.pending) > IN_FLIGHT:
             self._look()
@@ -31,12 +34,8 @@ class LossWatch:
     def _look(self) -> None:
         step, metrics = self.pending.popleft()
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"step {step}: the loss is {values['loss']}; expected a finite number. "
-                f"Last good checkpoint: {self.last_good}. Lower the learning rates, or set "
-                "config.optimizer.clip_norm, and start again from it"
-            )
+        self._expect_finite(step, "loss", values["loss"])
+        self._expect_finite(step, "gradient's norm", values.get("grad_norm", 0.0))
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
@@ -45,6 +44,21 @@ class LossWatch:
         """Look at all steps: what is saved after this is known to be finite."""
         while self.pending:
             self._look()
+
+    def check(self, step: int, variables: Any) -> None:
+        """Raise UserError where the norm of `variables`, after `step`, overflows or is NaN.
+
+        A loss is of the weights before its step: those after it may be worthless already.
+        """
+        self._expect_finite(step, "norm of the updated weights", float(_norm(variables)))
+
+    def _expect_finite(self, step: int, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise UserError(
+                f"step {step}: the {what} is {value}; expected a finite number. "
+                f"Last good checkpoint: {self.last_good}. Lower the learning rates, or set "
+                "config.optimizer.clip_norm, and start again from it"
+            )
 
     def drain(self) -> dict[str, float]:
         """Wait for all steps; return the means since the last call."""

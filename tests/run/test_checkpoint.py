@@ -112,7 +112,7 @@ def test_a_replicated_state_goes_out_and_comes_in_for_any_number_of_devices(tmp_
         np.testing.assert_array_equal(step(restored, jnp.arange(2)), [3, 4])
 
 
-def test_keeps_the_latest_and_the_best(tmp_path):
+def test_keeps_the_latest_two_and_the_best(tmp_path):
     kept = []
     with open_manager(tmp_path) as manager:
         for step, score in enumerate([None, 0.5, 0.4, None, None, 0.5, 0.1, float("nan"), 0.9]):
@@ -121,7 +121,7 @@ def test_keeps_the_latest_and_the_best(tmp_path):
             manager.wait_until_finished()
             kept.append([entry.step for entry in describe(tmp_path)])
     # Of the two equal ones (1 and 5) the later is kept.
-    assert kept == [[0], [1], [1, 2], [1, 3], [1, 4], [5], [5, 6], [5, 7], [8]]
+    assert kept == [[0], [0, 1], [1, 2], [1, 2, 3], [1, 3, 4], [4, 5], [5, 6], [5, 6, 7], [7, 8]]
 
 
 def test_the_best_is_remembered_over_a_restart(tmp_path):
@@ -129,6 +129,7 @@ def test_the_best_is_remembered_over_a_restart(tmp_path):
     _save_all(tmp_path, (3, None), (4, 0.3))
     assert [(e.step, e.is_latest, e.is_best) for e in describe(tmp_path)] == [
         (1, False, True),
+        (3, False, False),
         (4, True, False),
     ]
     assert describe(tmp_path)[0].metrics == {"mAP": 0.8, "rank1": 0.5}
@@ -247,7 +248,7 @@ def test_no_checkpoint(tmp_path, exists):
 
 def test_no_such_checkpoint(tmp_path):
     _save_all(tmp_path, (1, None), (2, None))
-    with pytest.raises(UserError, match=r"no checkpoint 'best' \(none was evaluated\).*: 2$"):
+    with pytest.raises(UserError, match=r"no checkpoint 'best' \(none was evaluated\).*: 1, 2$"):
         find_step(tmp_path, "best")
     with pytest.raises(UserError, match=r"no checkpoint 7, expected one of: 2$"):
         find_step(tmp_path, 7)

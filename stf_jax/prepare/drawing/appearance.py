@@ -95,7 +95,7 @@ class Appearance:
 
 def _pick(rng: np.random.Generator, choices: tuple, weights: tuple[int, ...] | None = None):
     ends = np.cumsum(weights or [1] * len(choices))
-    return choices[np.searchsorted(ends, between(rng, 0, ends[-1] - 1), side="right")]
+    return choices[np.searchsorted(ends, between(rng, 0, int(ends[-1]) - 1), side="right")]
 
 
 def _dyed(rng: np.random.Generator, colour: Colour, spread: int) -> Colour:
