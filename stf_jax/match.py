@@ -137,7 +137,7 @@ def _table(matches: Matches) -> str:
     head = "query_row,query,place,gallery_row,gallery,distance,probability"
     writer.writerow(head.split(","))
     for row, entries in enumerate(matches.entries):
-        for place, entry in enumerate(entries[entries >= 0]):
+        for place, entry in enumerate(entries[entries >= 0].tolist()):
             chance = matches.probabilities
             writer.writerow(
                 [

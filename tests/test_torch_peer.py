@@ -124,7 +124,9 @@ def test_our_model_is_the_same_function(peer):
         evaluated: Any = quick_jit(ours.apply)(variables, frames, mask)
 
         def training_loss(variables):
-            output, _ = ours.apply(variables, frames, train=True, mutable=["batch_stats"])
+            output, _ = ours.apply(
+                variables, jnp.asarray(frames), train=True, mutable=["batch_stats"]
+            )
             return smoothed_cross_entropy(output.logits, jnp.asarray(labels))
 
         trained = float(quick_jit(training_loss)(variables))
