@@ -250,7 +250,7 @@ def test_no_such_checkpoint(tmp_path):
     _save_all(tmp_path, (1, None), (2, None))
     with pytest.raises(UserError, match=r"no checkpoint 'best' \(none was evaluated\).*: 1, 2$"):
         find_step(tmp_path, "best")
-    with pytest.raises(UserError, match=r"no checkpoint 7, expected one of: 2$"):
+    with pytest.raises(UserError, match=r"no checkpoint 7, expected one of: 1, 2$"):
         find_step(tmp_path, 7)
 
 
