@@ -14,6 +14,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -222,21 +223,23 @@ def compile_apart(names: list[str], target: str) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     while len(results) < len(names):
         left = names[len(results) :]
-        done = subprocess.run(
-            [sys.executable, __file__, "--target", target, "--work", json.dumps(left)],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        finished = [row for row in rows if "name" in row]
-        for row in finished:
-            _tell(row)
-        results += finished
-        if len(finished) < len(left):
-            told = [line for line in done.stderr.splitlines() if line.strip()]
+        with tempfile.TemporaryFile("w+") as errors:
+            command = [sys.executable, __file__, "--target", target, "--work", json.dumps(left)]
+            with subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+            ) as process:
+                assert process.stdout is not None
+                for line in process.stdout:  # told as they come
+                    row = json.loads(line) if line.startswith("{") else {}
+                    if "name" in row:
+                        _tell(row)
+                        results.append(row)
+            errors.seek(0)
+            told = [line for line in errors.read().splitlines() if line.strip()]
+        if process.returncode or len(results) < len(names):
             reason = next((line for line in told if "Check failed" in line), "".join(told[-1:]))
-            row = {"name": left[len(finished)], "failed": f"the process ended: {reason[:300]}"}
+            name = names[len(results)] if len(results) < len(names) else left[-1]
+            row = {"name": name, "failed": f"the process ended: {reason[:300]}"}
             _tell(row)
             results.append(row)
     return results
