@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from colour_histogram import colour_histograms
 
 from stf_jax.data.layout.partitions import TrackletTable, load_layout
 from stf_jax.errors import UserError, told_in_lines
@@ -24,7 +25,6 @@ from stf_jax.evaluation import (
     bootstrap_intervals,
     mean_ap_difference,
 )
-from stf_jax.evaluation.features.colour_histogram import colour_histograms
 from stf_jax.evaluation.features.feature_files import read_features
 from stf_jax.evaluation.pages.cmc_plot import plot_cmc
 from stf_jax.evaluation.scores import format_table, make_scores, write_scores

@@ -4,11 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
+from colour_histogram import image_histogram
 from PIL import Image
 
 from stf_jax.data.layout.partitions import GALLERY, QUERY, load_layout
 from stf_jax.errors import UserError
-from stf_jax.evaluation.features.colour_histogram import image_histogram
 from stf_jax.evaluation.ranking import rank_gallery
 from stf_jax.prepare.drawing.filming import PEOPLE, Film, Take, shoot
 from stf_jax.prepare.synthetic import add_arguments, run

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
-from PIL import Image
-
-from stf_jax.data.layout.partitions import load_layout
-from stf_jax.errors import UserError
-from stf_jax.evaluation.features.colour_histogram import (
+from colour_histogram import (
     colour_histograms,
     image_histogram,
     rgb_to_lab,
 )
+from PIL import Image
+
+from stf_jax.data.layout.partitions import load_layout
+from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
 
 
