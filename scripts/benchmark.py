@@ -21,7 +21,7 @@ from benchmarking.settings import ROOT, Settings, add_flags, from_flags, to_dict
 PARTS = {
     "packing": "packed batches against every tracklet padded to 25 frames, at equal results",
     "step": "training step from resident batches, each batch size: FLOP/s, bytes, compile time",
-    "peer": "against scripts/torch_peer.py on this device: training and extraction",
+    "peer": "against scripts/benchmarking/torch_peer.py on this device: training and extraction",
     "layers": "each convolution of the backbone, by XLA and by PyTorch (needs torch)",
     "extraction": "evaluation features on MARS's test lengths",
     "memory": "host and device memory, remat's price, the largest batch, long tracklets",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from stf_jax.prepare.layout import image_name, write_partitions
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "benchmarking"
 
 
 @pytest.fixture(scope="module")

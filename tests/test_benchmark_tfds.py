@@ -1,4 +1,4 @@
-"""scripts/benchmark_tfds.py on few frames: every rate is of the frames that there are."""
+"""benchmark_tfds.py on few frames: every rate is of the frames that there are."""
 
 import importlib.util
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stf_jax.data.layout.partitions import load_layout
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark_tfds.py"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmarking" / "benchmark_tfds.py"
 
 
 def test_rates_are_of_all_frames(tmp_path: Path, monkeypatch, capsys) -> None:

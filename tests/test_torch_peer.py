@@ -24,7 +24,7 @@ from stf_jax.training.losses import smoothed_cross_entropy
 # Every test asks for the fixture `torch`, by `global_settings`.
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "benchmarking"
 SIZE = ["--backbone", "resnet18", "--height", "32", "--width", "32", "--embed-dim", "8"]
 TINY = [*SIZE, "--num-classes", "5", "--tracklets", "2", "--slots", "3", "--device", "cpu"]
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

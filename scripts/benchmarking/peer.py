@@ -1,4 +1,4 @@
-"""Part `peer`: this project against scripts/torch_peer.py, in turns, on the same device.
+"""Part `peer`: this project against torch_peer.py beside it, in turns, on the same device.
 
 Every run is a process of its own, so that neither side holds the other's memory; the sides take
 turns (A B A B) and medians over the turns are compared.
@@ -30,7 +30,7 @@ from stf_jax.data.sampling import (
     training_plan,
 )
 
-PEER = ROOT / "scripts" / "torch_peer.py"
+PEER = ROOT / "scripts" / "benchmarking" / "torch_peer.py"
 TURNS = 2
 
 
@@ -75,7 +75,7 @@ def run(settings: Settings) -> Iterator[Row]:
 def absent() -> str | None:
     """Return why the peer cannot be run here; None where it can."""
     if not PEER.is_file():
-        return "there is no scripts/torch_peer.py"
+        return "there is no scripts/benchmarking/torch_peer.py"
     if not installed("torch"):
         return "needs torch, which is not installed (pip install -e '.[convert]')"
     return None

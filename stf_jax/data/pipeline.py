@@ -3,7 +3,7 @@
 The only room that uses TensorFlow, and of it only tf.data and image decoding, on the CPU. Frames
 flow one by one through a parallel map and are put into steps here: on two cores that took the
 same processor time a frame as a map over whole steps, and a step with an unreadable image loses
-that image only. `scripts/benchmark_input.py` measures it.
+that image only. `scripts/benchmarking/benchmark_input.py` measures it.
 """
 
 import logging

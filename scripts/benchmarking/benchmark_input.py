@@ -1,6 +1,6 @@
 """Input: this project's pipeline against a PyTorch DataLoader, on the same images and cores.
 
-python scripts/benchmark_input.py [--root LAYOUT] [--rounds 3] [--cores N] [--needed 2500]
+python scripts/benchmarking/benchmark_input.py [--root LAYOUT] [--rounds 3] [--cores N] [--needed N]
 
 Both read the same training plan and give 384x128 pixels: ours packed uint8 batches (mirroring and
 normalisation are done on the device), the DataLoader (`torch_peer.py input`) the reference's

@@ -1,9 +1,9 @@
 """The reference's workload in PyTorch, to measure this project against.
 
-    python scripts/torch_peer.py train   [--variant tuned] [--lengths FILE.npy] [--json FILE]
-    python scripts/torch_peer.py extract [--variant tuned] [--lengths FILE.npy] [--json FILE]
-    python scripts/torch_peer.py memory  [--variant tuned] [--json FILE]
-    python scripts/torch_peer.py input   --root LAYOUT [--workers N] [--json FILE]
+python scripts/benchmarking/torch_peer.py train [--variant tuned] [--lengths F.npy] [--json FILE]
+python scripts/benchmarking/torch_peer.py extract [--variant tuned] [--lengths F.npy] [--json FILE]
+python scripts/benchmarking/torch_peer.py memory [--variant tuned] [--json FILE]
+python scripts/benchmarking/torch_peer.py input --root LAYOUT [--workers N] [--json FILE]
 
 train: steps from a resident batch, every tracklet padded to --slots frames. extract: evaluation of
 chunks of --slots frames, padded likewise, --tracklets chunks a batch. memory: the most tracklets a

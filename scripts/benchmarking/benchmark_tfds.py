@@ -1,6 +1,6 @@
 """Frames per second of building a tfds data set from a layout, and of reading it for training.
 
-python scripts/benchmark_tfds.py [--root LAYOUT] [--frames 20000] [--folder DIR] [--json FILE]
+python scripts/benchmarking/benchmark_tfds.py [--root LAYOUT] [--frames N] [--folder DIR] [--json F]
 
 Without --root a layout of that many frames is drawn: JPEGs of 256 x 128 in tracklets of 58, as MARS
 has on average. It is built as `python -m stf_jax.data.video_reid_builder` does and read through the
