@@ -6,7 +6,7 @@ slots that hold no tracklet (label -1).
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from stf_jax.errors import UserError
 
@@ -103,11 +103,19 @@ def batch_hard_triplet(
     gap = to_positive - to_negative
     per_anchor = jax.nn.softplus(gap) if margin == "soft" else jax.nn.relu(gap + float(margin))
     anchor = positive.any(1) & negative.any(1)
-    count = anchor.sum()
+    return jnp.where(anchor, per_anchor, 0).sum() / mean_count(anchor, axis_name)
+
+
+def mean_count(counted: Bool[Array, " b"], axis_name: str | None) -> Float[Array, ""]:
+    """How many are `counted` per device, the mean over the axis `axis_name`: float32, above 0.
+
+    Devices may hold unlike numbers; of sums divided by this the mean over devices is the mean over
+    all that is counted. None: of this device alone.
+    """
+    count, devices = counted.sum(), 1
     if axis_name is not None:
-        count = jax.lax.psum(count, axis_name)
-    count = jnp.maximum(count, 1) / (1 if axis_name is None else jax.lax.axis_size(axis_name))
-    return jnp.where(anchor, per_anchor, 0).sum() / count
+        count, devices = jax.lax.psum(count, axis_name), jax.lax.axis_size(axis_name)
+    return jnp.maximum(count, 1).astype(jnp.float32) / devices
 
 
 def _at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:

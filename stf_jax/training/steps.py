@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from stf_jax.config import AugmentConfig, LossConfig
 from stf_jax.data.augment import augment
 from stf_jax.data.batch import PackedBatch
 from stf_jax.devices import DEVICES, data_parallel
 from stf_jax.models import TemporalFusionNet
-from stf_jax.training.losses import batch_hard_triplet, smoothed_cross_entropy
+from stf_jax.training.losses import batch_hard_triplet, mean_count, smoothed_cross_entropy
 from stf_jax.training.state import TrainState
 
 
@@ -31,7 +31,7 @@ def total_loss(
     With `axis_name` this is a device's share: the mean over devices is the loss of the whole batch,
     and triplets are of all devices' tracklets.
     """
-    count = None if axis_name is None else mean_count(labels, axis_name)
+    count = None if axis_name is None else mean_count(labels >= 0, axis_name)
     cross_entropy = smoothed_cross_entropy(logits, labels, options.label_smoothing, count=count)
     parts = {"cross_entropy": cross_entropy}
     loss = parts["cross_entropy"]
@@ -46,16 +46,6 @@ def total_loss(
         )
         loss = loss + options.triplet_weight * parts["triplet"]
     return loss, parts
-
-
-def mean_count(labels: Int[Array, " b"], axis_name: str) -> Float[Array, ""]:
-    """Real tracklets per device, the mean over the axis `axis_name`: float32, above 0.
-
-    Devices may hold unlike numbers; of sums divided by this the mean over devices is the mean over
-    tracklets.
-    """
-    count = jax.lax.psum((labels >= 0).sum(), axis_name)
-    return jnp.maximum(count, 1).astype(jnp.float32) / jax.lax.axis_size(axis_name)
 
 
 def train_step(
@@ -102,7 +92,7 @@ def train_step(
             output.features, output.logits, labels, loss_options, axis_name=DEVICES
         )
         right = (labels >= 0) & (output.logits.sum(1).argmax(-1) == labels)
-        accuracy = right.sum() / mean_count(labels, DEVICES)
+        accuracy = right.sum() / mean_count(labels >= 0, DEVICES)
         return loss, (updated["batch_stats"], {"loss": loss, "accuracy": accuracy, **parts})
 
     (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)

@@ -1,4 +1,3 @@
-import importlib.util
 import pickle
 import subprocess
 import sys
@@ -184,7 +183,15 @@ for path in sys.argv[1:]:
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
-    suffixes = ["npz", "safetensors", *(["pth"] if importlib.util.find_spec("torch") else [])]
+    check_full_disk(tmp_path, ["npz", "safetensors"])
+
+
+@pytest.mark.usefixtures("torch")
+def test_a_full_disk_is_one_line_for_pytorch_files(tmp_path):
+    check_full_disk(tmp_path, ["pth"])
+
+
+def check_full_disk(tmp_path, suffixes):
     paths = [str(tmp_path / f"w.{suffix}") for suffix in suffixes]
     command = [sys.executable, "-c", FULL, *paths]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
