@@ -14,5 +14,6 @@ def build_model(
     config: ModelConfig, num_classes: int, *, axis_name: str | None = None
 ) -> TemporalFusionNet:
     """Return the model that the section `config` describes, with so many classes (0: none)."""
-    fields = asdict(config) | {"dtype": DTYPES[config.dtype]}
+    fields = asdict(config)
+    fields["dtype"] = DTYPES[config.dtype]
     return TemporalFusionNet(num_classes=num_classes, axis_name=axis_name, **fields)
