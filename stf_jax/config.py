@@ -62,7 +62,7 @@ class AugmentConfig:
     blur: float = number(0.1, "probability of a Gaussian blur", 0, 1)
     blur_kernels: tuple[int, ...] = key(
         (1, 3),
-        "kernel sizes, odd, as likely as each other; 1 is no blur",
+        "odd kernel sizes, equally likely; 1 is no blur",
         lambda v: v != () and within(v, 1, 31, int) and all(x % 2 for x in v),
         "a tuple of odd whole numbers from 1 to 31",
     )
@@ -107,7 +107,7 @@ class ModelConfig:
     embed_dim: int = number(4096, "C, channels of a stripe's feature", 1)
     frame_attention: tuple[str, ...] = key(
         ("intra", "inter"),
-        "their mean weighs frames; (): all frames alike",
+        "their mean weighs frames; (): all frames equally",
         lambda v: among(v, ("intra", "inter")),
         "a tuple of some of intra, inter, or ()",
     )
@@ -129,7 +129,7 @@ class LossConfig:
     """The loss; see `stf_jax.training.losses`."""
 
     label_smoothing: float = number(0.1, "of the cross entropy", 0, 1)
-    triplet_weight: float = number(0.0, "of a batch-hard triplet loss beside it; 0 is off")
+    triplet_weight: float = number(0.0, "of an additional batch-hard triplet loss; 0 is off")
     triplet_distance: str = choice(("euclidean", "cosine"), 'or "cosine"')
     triplet_margin: float | str = key(
         "soft",
@@ -242,7 +242,7 @@ class Config:
     )
     pretrained_partial: bool = flag(
         False,
-        "leave parts as initialised that the file lacks (an ImageNet backbone has no embedding, "
+        "leave parts that the file lacks as initialised (an ImageNet backbone has no embedding, "
         "attentions and classifier); without it, a file that does not fit is an error",
     )
     profile_steps: tuple[int, ...] = key(
@@ -278,7 +278,7 @@ _ADDED = (
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
     """Return `config` with other values, by dotted name: `changed(config, {"data.height": 64})`.
 
-    Raises UserError with a line for each name that is no key; `check_config` checks the values.
+    Raises UserError with a line for each name that is not a key; `check_config` checks the values.
     """
     found = unknown_keys(values)
     if found:
@@ -292,7 +292,7 @@ def flat_values(config: Config) -> dict[str, Any]:
 
 
 def unknown_keys(names: Iterable[str]) -> list[str]:
-    """Return a line for each dotted name that is no key, with the one that is most like it."""
+    """Return a line for each dotted name that is not a key, with the most similar one."""
     found = []
     for name in names:
         if name not in KEYS:

@@ -39,7 +39,7 @@ def embed_tracklets(
             the numbers in their names;
             a layout (a folder with partitions.pkl): its `config.data.eval_subset`;
             "VIDEO:TRACKS": a video (or folder of frames) and the file of a tracker; `prepare mot`
-            tells the formats, and prepares a layout first where its options are needed.
+            describes the formats, and prepares a layout first where its options are needed.
         config: by default what is stored in the workdir.
         checkpoint: best, latest, or a step.
         camera: number of the camera that frames or video are from; a layout has its own.

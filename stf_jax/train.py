@@ -76,8 +76,8 @@ def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
                 f"{workdir}: the run's {len(before.labels)} identities are not this data's"
             )
         if found:
-            mend = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
-            raise UserError("\n".join(f"{line}: {mend}" for line in found))
+            hint = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
+            raise UserError("\n".join(f"{line}: {hint}" for line in found))
         on, here = before.starts[-1].get("devices"), str(jax.device_count())
         if on != here:
             say(f"note: on {here} devices now, on {on} before: the same batches and steps")
@@ -127,11 +127,11 @@ def validate(
 
 
 def train(config: Config, workdir: Path) -> dict[str, float]:
-    """Train as `config` says, in `workdir`; go on where an earlier run there stopped.
+    """Train as `config` says, in `workdir`; resume where an earlier run there stopped.
 
     Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if there
     was none. Of several hosts all have to call it; the first one writes. Raises RunStoppedError
-    where it was told to stop (SIGTERM, Ctrl-C) before the last step; UserError for a bad config,
+    where it was stopped (SIGTERM, Ctrl-C) before the last step; UserError for a bad config,
     bad data, a workdir of another run, or a loss that is no longer finite.
     """
     check_config(config)
@@ -165,7 +165,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     hosts.from_first(lambda: begin_run(workdir, config, table))
     stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
     hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
-    # A run that goes on has its weights: those it started from may be gone by now.
+    # A resumed run has its weights: those it started from may no longer exist.
     started = config if stored is None else changed(config, {"pretrained": ""})
     variables = starting_variables(model, started, report=say)
     optimizer, schedules = make_optimizer(
@@ -219,8 +219,8 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
                 return {}
             protocol, result, sizes = validate(model, state.variables, eval_table, config)
             log.write(step, {f"{protocol}/{name}": value for name, value in result.items()})
-            told = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
-            say(f"step {step}: {protocol}: {told} ({sizes})")
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
+            say(f"step {step}: {protocol}: {scores} ({sizes})")
             return result
 
         def store(state: TrainState, position: Position, scores: Mapping[str, float]) -> None:
@@ -249,7 +249,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         )
         done = int(state.step)
         if done < total_steps:
-            say(f"{stop.name}: stopped after step {done}; the same command goes on from there")
+            say(f"{stop.name}: stopped after step {done}; the same command resumes from there")
         elif begun >= total_steps:
             say(f"nothing left to train: {done} of {total_steps} steps were done before")
     hosts.from_first(lambda: None)  # what the first host writes is whole when the others return

@@ -173,8 +173,8 @@ def pad_to_ratio(image: tf.Tensor, ratio: float) -> tf.Tensor:
     """Adds the image mean on both sides, or above and below, until height / width is `ratio`."""
     size = tf.shape(image)[:2]
     height, width = tf.unstack(tf.cast(size, tf.float32))
-    wanted = tf.cast(tf.round(tf.stack([width * ratio, height / ratio])), tf.int32)
-    missing = tf.maximum(wanted - size, 0)
+    padded = tf.cast(tf.round(tf.stack([width * ratio, height / ratio])), tf.int32)
+    missing = tf.maximum(padded - size, 0)
     before = missing // 2
     edges = tf.concat([tf.stack([before, missing - before], axis=1), [[0, 0]]], axis=0)
     colour = tf.constant(fill_colour())
@@ -185,7 +185,7 @@ def _kept_shares(plan: Plan, options: AugmentConfig, seed: int | Sequence[int]) 
     """float32 [S, D, B, T]: the share of the height to keep of each frame."""
     if options.horizontal_crop <= 0:
         return np.broadcast_to(np.float32(1), plan.frame_rows.shape)
-    # The spawn key keeps these draws apart from those of the plan.
+    # The spawn key makes these draws independent of the plan's.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     draws = rng.random((2, *plan.frame_rows.shape), np.float32)
     if plan.global_index is not None:  # as if one device had all of a step

@@ -60,7 +60,7 @@ def require_no_nan(name: str, block: np.ndarray, first_row: int = 0) -> None:
 
 
 def checked_count(name: str, value, least: int = 1) -> int:
-    """`value` as an int. Raises ArgumentError where it is no integer or below `least`."""
+    """`value` as an int. Raises ArgumentError where it is not an integer or below `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ArgumentError(f"{name}: {value!r}; expected an integer of at least {least}")
     return int(value)

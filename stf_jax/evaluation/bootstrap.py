@@ -45,8 +45,8 @@ def bootstrap_intervals(
 
     A resample draws as many identities as have a valid query and takes all scores from the valid
     queries of that draw; the ends are percentiles (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, section 13.3). They tell of the choice of the people asked for only, not of
-    gallery, training seeds or splits. NaN where no query is valid.
+    Bootstrap", 1993, section 13.3). They reflect the choice of query identities only, not
+    of gallery, training seeds or splits. NaN where no query is valid.
 
     Args:
         ranking: scores under one protocol.

@@ -2,7 +2,7 @@
 
 The place of a match is one plus the number of valid entries closer to the query, equal distances
 counting where their gallery index is smaller. A match costs two comparisons with its row; a row
-with many matches is cheaper sorted once (values, not indices). Where entries lie is looked at only
+with many matches is cheaper sorted once (values, not indices). Positions of entries matter only
 for equal distances.
 """
 

@@ -94,7 +94,7 @@ def neighbours_of_distances(
 
 
 def working_bytes(total: int) -> int:
-    """Bytes at most beside lists and result: a tile, the same turned, and merging by threads."""
+    """Bytes at most without lists and result: a tile, its transpose, and merging by threads."""
     return 4 * (3 * max(_TILE_ROWS**2, total) + usable_cores() * 6 * _MERGE_ROWS * _TILE_ROWS)
 
 

@@ -55,7 +55,7 @@ def select_rows(
         person_ids: [N] integers, -1 is junk.
         marks: [N] integers: 0 query, 1 gallery, 2 multi-query.
         cameras: [N] integers or None; only their count is looked at, because cameras kept per frame
-            beside identities kept per tracklet remove the wrong entries without a sound.
+            with identities kept per tracklet remove the wrong entries silently.
         features: [N, D] or None; a tracklet whose feature is all zero (no image of it could be
             read) is neither query nor gallery: at its distance of 1 to everything it would come
             before entries that were seen.
@@ -90,7 +90,7 @@ def select_rows(
         seen = np.any(checked_matrix("features", features, (len(marks), None)) != 0, axis=1)
         if not seen[query].any():
             raise UserError(
-                f"no image of any of the {len(query)} queries could be read; mend the data: "
+                f"no image of any of the {len(query)} queries could be read; fix the data: "
                 "`python -m stf_jax.prepare verify` lists what is wrong"
             )
         query, gallery = query[seen[query]], gallery[seen[gallery]]

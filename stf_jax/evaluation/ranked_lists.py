@@ -1,4 +1,4 @@
-"""The beginning of each query's ranked list, to look at, and what is asked of all its entries."""
+"""The beginning of each query's ranked list, to look at, and statistics of all its entries."""
 
 from dataclasses import dataclass
 
@@ -159,7 +159,7 @@ def distance_histogram(
     gallery_cameras: np.ndarray,
     bins: int = _BINS,
 ) -> DistanceHistogram:
-    """Distances of all pairs that a list may hold, those of one identity apart from the rest."""
+    """Distances of all pairs that a list may hold, those of one identity separate from the rest."""
     finite = distances[np.isfinite(distances)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)

@@ -82,7 +82,7 @@ def across_splits(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, f
 
 
 def write_scores(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write `contents` as strict JSON (no NaN) to `path`, whole or not at all.
+    """Write `contents` as strict JSON (no NaN) to `path`, atomically.
 
     Raises:
         ValueError: a number that is not finite.
@@ -118,7 +118,7 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
             blank = [""] * (len(head) - len(names))
             lines.append([*blank, *(f"{_percent(a)}-{_percent(b)}" for a, b in ends)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    words = 2 if labelled else 1  # columns of words stand left, numbers right
+    words = 2 if labelled else 1  # columns of words are left-aligned, numbers right
     text = [
         "  ".join(
             cell.ljust(width) if i < words else cell.rjust(width)

@@ -29,7 +29,7 @@ from stf_jax.models.resnet import BACKBONES, ResNet
 @no_type_check  # JAX also fills it with shapes, shardings and None
 @flax.struct.dataclass
 class TemporalFusionOutput:
-    """What the model says of B tracklets of T slots; S stripes, C channels, K classes, P stages."""
+    """Outputs for B tracklets of T slots; S stripes, C channels, K classes, P stages."""
 
     features: Float[Array, "b s c"]
     logits: Float[Array, "b s k"] | None  # None without a classifier
@@ -146,7 +146,7 @@ class TemporalFusionNet(nn.Module):
         num_slots: int,
         train: bool = False,
     ) -> TemporalFusionOutput:
-        """Apply to frames packed as `stf_jax.data.batch.PackedBatch` tells.
+        """Apply to frames packed as in `stf_jax.data.batch.PackedBatch`.
 
         Padding, `tracklet[m]` >= B, enters neither statistics nor results. A tracklet without
         frames gets a meaningless, finite feature.

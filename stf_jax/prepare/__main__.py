@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from stf_jax.errors import told_in_lines
+from stf_jax.errors import prints_user_errors
 
 # A source is a module of this package with add_arguments(parser) and run(args), imported only
 # when it is asked for ("ilids-vid" is ilids_vid.py). Its docstring is its help, examples at the
@@ -18,7 +18,7 @@ SOURCES = {
     "ilids-vid": "iLIDS-VID, all ten splits",
     "prid2011": "PRID2011 multi-shot, all ten splits",
     "ls-vid": "LS-VID, from its authors' lists",
-    "verify": "no source: checks a layout, and mends its partitions file",
+    "verify": "no source: checks a layout, and fixes its partitions file",
 }
 
 USAGE = "python -m stf_jax.prepare SOURCE --output DIR ..."
@@ -31,9 +31,9 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-@told_in_lines
+@prints_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one source; returns 0, or 2 for bad input, told on standard error."""
+    """Runs one source; returns 0, or 2 for bad input (see stderr)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         return 130
 
 

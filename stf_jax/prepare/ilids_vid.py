@@ -9,7 +9,7 @@ Queries are camera 1, gallery camera 2. Published figures are means over the ten
 example:
   python -m stf_jax.prepare ilids-vid --source iLIDS-VID --output data/ilids-vid
 
-Run again after an interruption, the same command goes on where it was.
+Run again after an interruption, the same command resumes where it stopped.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def read_splits(path: Path, people: list[int]) -> list[Split]:
         people: identities in the order of their folders' names, which the places count.
 
     Raises:
-        UserError: a row that is no arrangement of these people.
+        UserError: a row that is not a permutation of these people.
     """
     places = read_mat(path, "ls_set")
     everyone = np.arange(1, len(people) + 1)

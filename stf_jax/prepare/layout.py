@@ -86,7 +86,7 @@ def write_partitions(
 ) -> Path:
     """Writes the partitions file of a layout and returns its path.
 
-    The file appears whole or not at all (written beside, then renamed), so writing it last
+    The file is written atomically (to another name, then renamed), so writing it last
     makes it the sign that a layout is complete. The same arguments give the same bytes.
 
     Args:

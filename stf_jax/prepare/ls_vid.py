@@ -14,7 +14,7 @@ published results.
 example:
   python -m stf_jax.prepare ls-vid --source LS-VID --output data/ls-vid
 
-Run again after an interruption, the same command goes on where it was.
+Run again after an interruption, the same command resumes where it stopped.
 """
 
 import argparse

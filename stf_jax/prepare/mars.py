@@ -15,7 +15,7 @@ offsets are those of MARS's own names where these can be read and are unique.
 example:
   python -m stf_jax.prepare mars --source MARS --output data/mars
 
-Run again after an interruption, the same command goes on where it was.
+Run again after an interruption, the same command resumes where it stopped.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Mars:
     train: tuple[SourceTracklet, ...]
     test: tuple[SourceTracklet, ...]
     marks: Int[np.ndarray, " n"]  # of each test tracklet: QUERY or GALLERY
-    notes: tuple[str, ...]  # what is odd and kept, a line each
+    notes: tuple[str, ...]  # what is unusual and kept, one line each
 
 
 def _named_numbers(names: list[str], person: int, camera: int) -> tuple[int | None, list[int]]:
@@ -97,21 +97,21 @@ def plan_tracklets(
     notes = []
     planned: dict[str, tuple[SourceTracklet, ...]] = {}
     for subset, table in tables.items():
-        group, odd = [], []
+        group, misnamed = [], []
         for row, (start, stop, person, camera) in enumerate(table.rows.tolist()):
             track, frames = numbers[subset, row]
             if track is None:
                 track = max(taken[person, camera], default=0) + 1
                 taken[person, camera].add(track)
-                odd.append(table.names[start])
+                misnamed.append(table.names[start])
             offsets = tuple(frames or range(1, stop - start + 1))
             paths = tuple(files[subset][start:stop])
             group.append(SourceTracklet(person, camera, track, paths, offsets))
-        if odd:
+        if misnamed:
             notes.append(
-                f"{table.path}: {len(odd):,} of {len(group):,} tracklets have names that do not "
-                "say the table's person and camera or a track of their own "
-                f"({examples(odd)}); kept as the table has them, with new track numbers"
+                f"{table.path}: {len(misnamed):,} of {len(group):,} tracklets have names that do "
+                "not say the table's person and camera or a track of their own "
+                f"({examples(misnamed)}); kept as the table has them, with new track numbers"
             )
         unused = len(table.names) - int((table.rows[:, 1] - table.rows[:, 0]).sum())
         if unused:

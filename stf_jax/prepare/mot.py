@@ -18,7 +18,7 @@ example, unknown people in three cameras, to search for those that camera 1 saw:
   python -m stf_jax.prepare mot --unlabelled --query-cameras 1 --output data/night \\
       --camera 1:a.mp4:a.txt --camera 2:b.mp4:b.txt --camera 3:c_frames:c.txt
 
-Run again after an interruption, the same command goes on where it was. Beside the images and
+Run again after an interruption, the same command resumes where it stopped. Besides images and
 partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
 """
 
@@ -131,7 +131,7 @@ def _in_folder_numbers(video: Video, tracks: TrackFile) -> TrackFile:
     if tracks.frames.min() < shift:
         raise UserError(
             f"{tracks.path}: has frame {tracks.frames.min() + tracks.first_frame}, but "
-            f"{video.path} starts at {video.pictures[0].name}; number both alike"
+            f"{video.path} starts at {video.pictures[0].name}; number both the same way"
         )
     return dataclasses.replace(tracks, frames=tracks.frames - shift, first_frame=video.first_number)
 

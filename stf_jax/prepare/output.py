@@ -18,13 +18,13 @@ def whole_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); mend it and run the same "
-            "command again, it goes on where it was"
+            f"{path}: cannot be written ({error.strerror or error}); fix it and run the same "
+            "command again, it resumes where it stopped"
         ) from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all; raises UserError where it cannot be written."""
+    """Writes a text file atomically; raises UserError where it cannot be written."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
@@ -37,7 +37,7 @@ def claim_output(root: Path, receipt: Mapping[str, object]) -> tuple[Path, set[s
 
     Args:
         root: the folder; created if need be.
-        receipt: what must be the same for a second run to go on where the first one stopped;
+        receipt: what must be the same for a second run to resume where the first one stopped;
             plain JSON values, among them "source", the name of the command. It is kept in the
             folder as `prepare_<source>.json`.
 

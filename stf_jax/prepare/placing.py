@@ -1,4 +1,4 @@
-"""Images into a layout's folder by hard link, or by copy; stopped at any time, it goes on."""
+"""Images into a layout's folder by hard link, or by copy; resumes wherever it was stopped."""
 
 import argparse
 import errno
@@ -53,7 +53,7 @@ def place_images(
 
     Returns the names there of each group's images, in order, and a line that says how.
 
-    An image appears whole or not at all. Those that an interrupted run placed are left as they
+    An image is placed atomically. Those that an interrupted run placed are left as they
     are. While images are missing there is no partitions file, the sign of a whole layout: the
     caller writes it afterwards.
 
@@ -61,7 +61,7 @@ def place_images(
         source: folder that the tracklets' files are relative to.
         groups: tracklets, such as those of a subset.
         output: the layout's folder; claimed by `receipt` (see `claim_output`).
-        receipt: plain values that, with the list of files, tell this input from any other.
+        receipt: plain values that, with the list of files, distinguish this input from any other.
         copy: copy, rather than link and copy only where the file system makes no links.
         camera_digits: as `image_name` takes it.
         partitions: names of the partitions files that the caller will write.
@@ -100,8 +100,8 @@ def place_images(
             copied += 1
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be placed as {into} ({error.strerror}); mend it and run the same "
-                f"command again, it goes on after {linked + copied:,} of {len(todo):,} images"
+                f"{path}: cannot be placed as {into} ({error.strerror}); fix it and run the same "
+                f"command again, it resumes after {linked + copied:,} of {len(todo):,} images"
             ) from None
     counts = {"linked": linked, "copied": copied, "there before": len(names) - len(todo)}
     return names_of, ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)

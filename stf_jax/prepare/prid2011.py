@@ -11,7 +11,7 @@ camera a (1 in the layout), gallery camera b (2). Published figures are means ov
 example:
   python -m stf_jax.prepare prid2011 --source prid2011 --output data/prid2011
 
-Run again after an interruption, the same command goes on where it was.
+Run again after an interruption, the same command resumes where it stopped.
 """
 
 import argparse

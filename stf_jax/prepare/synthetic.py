@@ -10,7 +10,7 @@ often others cross, things stand in the way and boxes sit badly.
 
 The first identities train, the others are the test half; each has its queries in one camera and
 its gallery in the others. The same options draw the same pixels on every machine, in any number
-of processes. Run again after an interruption, the same command goes on where it was.
+of processes. Run again after an interruption, the same command resumes where it stopped.
 
 example, 100 people in 4 cameras, half of them to train on, with a picture to look at:
   python -m stf_jax.prepare synthetic --identities 100 --cameras 4 --seed 0 \\
@@ -235,7 +235,7 @@ def _draw_all(
 def run(args: argparse.Namespace) -> None:
     """Runs `prepare synthetic`: draws what is missing, writes the layout, prints a summary.
 
-    The images are written one by one, each whole or not at all; partitions.pkl comes last, so a
+    The images are written one by one, each atomically; partitions.pkl comes last, so a
     folder without it is not complete.
 
     Raises:

@@ -4,14 +4,14 @@ Checks the partitions file (names, labels, marks, cameras, duplicates, queries w
 a match), and that every image is there and decodes; counts sizes, tracklet lengths and images of
 the same content. Prints a table, and one line for each finding.
 
-Exit status: 0, nothing to mend; 1, findings that must be mended; 2, could not be checked.
-Images of the same content and queries without a match are told, but need not be mistakes.
+Exit status: 0, nothing to fix; 1, findings that must be fixed; 2, could not be checked.
+Images of the same content and queries without a match are printed, but need not be mistakes.
 
 example:
   python -m stf_jax.prepare verify data/mars
   python -m stf_jax.prepare verify data/mars --fix partitions_fixed.pkl
 
---fix writes a second partitions file in ROOT, without the bad entries, and beside it NAME.dropped
+--fix writes a second partitions file in ROOT, without the bad entries, and next to it NAME.dropped
 with a line for each of them; nothing that is there is changed or deleted.
 """
 
@@ -87,8 +87,8 @@ def layout_table(built: Mapping[str, TrackletTable]) -> str:
     width = max(map(len, rows), default=0)
     lines = [" " * width + "".join(f"{subset:>12}" for subset in built)]
     for what, cells in rows.items():
-        told = (cell if isinstance(cell, str) else f"{cell:,}" for cell in cells)
-        lines.append(f"{what:{width}}" + "".join(f"{cell:>12}" for cell in told))
+        texts = (cell if isinstance(cell, str) else f"{cell:,}" for cell in cells)
+        lines.append(f"{what:{width}}" + "".join(f"{cell:>12}" for cell in texts))
     return "\n".join(lines)
 
 
@@ -105,8 +105,8 @@ def image_lines(checks: Sequence[ImageCheck]) -> list[str]:
             f"most often {often[0]} x {often[1]} ({sizes[often]:,} images)"
         )
         kinds = Counter(check.kind for check in good)
-        told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-        lines.append(f"kinds: {told}")
+        listing = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+        lines.append(f"kinds: {listing}")
     return lines
 
 
@@ -178,7 +178,7 @@ def _fix(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs `prepare verify`; 0 where nothing must be mended, else 1.
+    """Runs `prepare verify`; 0 where nothing must be fixed, else 1.
 
     Raises:
         UserError: a layout that cannot be read at all, or a --fix that cannot be written.
@@ -219,5 +219,5 @@ def run(args: argparse.Namespace) -> int:
         for reason, count in counts_by_reason(entries).items():
             print(f"bad: {count:,} images: {reason}")
         print(*_fix(args.root, args.fix, values, entries), sep="\n")
-    print(f"{path}: {len(errors)} to mend, {len(notes)} to know")
+    print(f"{path}: {len(errors)} to fix, {len(notes)} to note")
     return 1 if errors else 0

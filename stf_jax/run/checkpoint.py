@@ -1,4 +1,4 @@
-"""Checkpoints: what a run needs to go on, written by Orbax while training goes on.
+"""Checkpoints: what a run needs to resume, written by Orbax while training continues.
 
 A step's folder holds `model` (params and batch_stats), `training` (step, optimiser state),
 `contents` (shape, type and checksum of every tensor: Orbax has no checksums of its own), `position`
@@ -107,7 +107,7 @@ def save(
         Whether a step is being written: False where it is stored already, which adds the metrics.
 
     Raises:
-        UserError: a later step is stored; a run goes on from its latest step only.
+        UserError: a later step is stored; a run resumes from its latest step only.
     """
     arrays = {name: _host_copy(leaf) for name, leaf in named_leaves(state)}
     step = int(arrays["step"])
@@ -120,7 +120,7 @@ def save(
     if latest is not None and latest > step:
         raise UserError(
             f"{manager.directory}: found a checkpoint of step {latest}, cannot save step {step} "
-            "behind it; train in another workdir, or remove the later steps"
+            "after it; train in another workdir, or remove the later steps"
         )
     model = {name: array for name, array in arrays.items() if _is_model(name)}
     training = {name: array for name, array in arrays.items() if not _is_model(name)}
@@ -176,7 +176,7 @@ def find_step(directory: Folder, which: str | int = "latest") -> int:
 def restore_state(
     directory: Folder, template: State, which: str | int = "latest"
 ) -> tuple[State, Position]:
-    """Whole state and position of a checkpoint, to go on with training.
+    """Whole state and position of a checkpoint, to resume training.
 
     Args:
         directory: where `open_manager` wrote.
@@ -195,7 +195,7 @@ def restore_state(
         raise _misfit(directory, step, findings)
     arrays = _read_tensors(directory, step, contents)
     leaves = [_placed_like(leaf, arrays[name]) for name, leaf in wanted]
-    with _damage_told(directory, step), _reader(directory) as manager:
+    with _damage_reported(directory, step), _reader(directory) as manager:
         stored = manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))
         position = Position(**stored["position"])
     return jax.tree.unflatten(jax.tree.structure(template), leaves), position
@@ -285,7 +285,7 @@ def _add_metrics(manager: ocp.CheckpointManager, step: int, metrics: dict[str, f
 
 
 def _read_contents(directory: Folder, step: int) -> dict[str, TensorInfo]:
-    with _damage_told(directory, step), _reader(directory) as manager:
+    with _damage_reported(directory, step), _reader(directory) as manager:
         stored = manager.restore(step, args=ocp.args.Composite(contents=ocp.args.JsonRestore()))
         return {
             name: TensorInfo(tuple(info["shape"]), info["dtype"], info["crc32"])
@@ -306,7 +306,7 @@ def _read_tensors(
         for item, restore_args in items.items()
     }
     arrays: dict[str, Any] = {}
-    with _damage_told(directory, step), _reader(directory) as manager:
+    with _damage_reported(directory, step), _reader(directory) as manager:
         restored = manager.restore(step, args=ocp.args.Composite(**args))
         for item in items:
             arrays |= flatten_dict(restored[item], sep="/")
@@ -317,7 +317,7 @@ def _read_tensors(
 
 
 @contextmanager
-def _damage_told(directory: Folder, step: int) -> Iterator[None]:
+def _damage_reported(directory: Folder, step: int) -> Iterator[None]:
     """Whatever is raised while reading a step that exists means that the step is damaged."""
     try:
         yield
@@ -326,9 +326,9 @@ def _damage_told(directory: Folder, step: int) -> Iterator[None]:
     except Exception as error:
         what = f"{error or type(error).__name__}".splitlines()[0][:200]
         others = [str(entry.step) for entry in describe(directory) if entry.step != step]
-        mend = f"name another step: {', '.join(others)}" if others else "no other step is stored"
+        hint = f"name another step: {', '.join(others)}" if others else "no other step is stored"
         where = Path(directory) / str(step)
-        raise UserError(f"{where}: damaged checkpoint ({what}); {mend}") from error
+        raise UserError(f"{where}: damaged checkpoint ({what}); {hint}") from error
 
 
 def _misfit(directory: Folder, step: int, findings: Mapping[str, str]) -> UserError:

@@ -1,7 +1,7 @@
 """What a run reports as it goes: metrics.jsonl for programs, TensorBoard files for people, a bar.
 
 metrics.jsonl has one JSON object a line: "step" (training steps done), "time" (seconds since 1970),
-and numbers, or lists of numbers, by name. It is cut back to the step a run goes on from, so that a
+and numbers, or lists of numbers, by name. It is cut back to the step a run resumes from, so that a
 killed and resumed run has everything once.
 """
 

@@ -36,7 +36,7 @@ def starting_variables(
     """Return the variables that training starts from, as `config.pretrained` says.
 
     "" is random weights; a folder is another run's workdir (its best checkpoint; a classifier of
-    another number of identities is re-initialised and `report` told so); anything else a weights
+    another number of identities is re-initialised, which `report` gets); anything else a weights
     file or hf:// address for `models.weights.pretrained`. Raises UserError where it does not fit.
     """
     variables = init_variables(model, config.seed, config.data.height, config.data.width)

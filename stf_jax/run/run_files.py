@@ -1,4 +1,4 @@
-"""What lies beside a run's checkpoints: its config, its label map, and what it was made with.
+"""The files next to a run's checkpoints: its config, its label map, and what it was made with.
 
 `config.json`, `labels.json` (person id -> classifier label) and `versions.json` (a list with an
 entry for each start of the run), in the workdir.
@@ -41,7 +41,7 @@ def write_run_files(
     config: Mapping[str, Any],
     labels: Mapping[int, int] | Mapping[np.integer, np.integer],
 ) -> None:
-    """Writes the files into `workdir` (made if need be), each whole or not at all.
+    """Writes the files into `workdir` (made if need be), each atomically.
 
     Args:
         workdir: folder of the run.
@@ -61,7 +61,7 @@ def read_run_files(workdir: str | os.PathLike[str]) -> RunFiles | None:
     """The files of `workdir`; None where no run has begun.
 
     Raises:
-        UserError: a file is missing beside the others, or is not what `write_run_files` writes.
+        UserError: one of the files is missing, or is not what `write_run_files` writes.
     """
     workdir = Path(workdir)
     if not (workdir / CONFIG_FILE).exists():
@@ -97,7 +97,7 @@ def run_config(workdir: str | os.PathLike[str]) -> Config:
 def versions() -> dict[str, str]:
     """Versions of Python, this package and those it computes with; git revision; kind of device.
 
-    The revision is that of the checkout this package lies in, "-dirty" where tracked files are
+    The revision is that of the checkout this package is in, "-dirty" where tracked files are
     changed; left out where there is none.
     """
     found = {"python": platform.python_version(), "stf_jax": stf_jax.__version__}

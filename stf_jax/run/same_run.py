@@ -1,4 +1,4 @@
-"""Whether all hosts are in one and the same run: unlike ones would wait for each other for ever."""
+"""Whether all hosts are in one and the same run: else they would wait for each other forever."""
 
 import json
 from collections.abc import Sequence

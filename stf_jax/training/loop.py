@@ -42,9 +42,9 @@ def run_steps(
         options: the config's `train` section (log_every, evaluate_every, checkpoint_minutes).
         steps_per_epoch: steps in an epoch.
         total_steps: of the run; those before `state` count.
-        stop: asked before each step.
+        stop: checked before each step.
         watch: refuses a loss that is not finite.
-        bar: told of each step.
+        bar: updated at each step.
         log: takes step, epoch, and the means of the metrics and the speed since the last call.
         evaluate: takes step and state, gives the scores.
         store: takes state, position and scores (empty: not evaluated); writes a checkpoint.

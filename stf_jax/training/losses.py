@@ -61,7 +61,7 @@ def batch_hard_triplet(
     Source: Hermans, Beyer, Leibe, "In Defense of the Triplet Loss for Person Re-Identification"
     (arXiv 1703.07737), equation 5; soft margin: `log(1 + exp(d_positive - d_negative))`, hard
     margin m: `max(0, m + d_positive - d_negative)`. A tracklet without a positive (itself does not
-    count) or without a negative in the batch is no anchor; the mean is over anchors.
+    count) or without a negative in the batch is not an anchor; the mean is over anchors.
 
     Args:
         features: [B, F], any float dtype, not necessarily of unit length.
@@ -109,8 +109,8 @@ def batch_hard_triplet(
 def mean_count(counted: Bool[Array, " b"], axis_name: str | None) -> Float[Array, ""]:
     """How many are `counted` per device, the mean over the axis `axis_name`: float32, above 0.
 
-    Devices may hold unlike numbers; of sums divided by this the mean over devices is the mean over
-    all that is counted. None: of this device alone.
+    Devices may hold different numbers; of sums divided by this the mean over devices is the mean
+    over all that is counted. None: of this device alone.
     """
     count, devices = counted.sum(), 1
     if axis_name is not None:

@@ -22,7 +22,7 @@ def profiled(
     """Give `train_step`, of which the steps `first` to `last` (from 1) are traced into `folder`.
 
     `done` steps were taken before. Of a run that begins or ends between the two, the steps that it
-    takes are traced. `report` is told when the trace is written.
+    takes are traced. `report` is called when the trace is written.
     """
     numbers, traced, newest = itertools.count(done + 1), [], None
 

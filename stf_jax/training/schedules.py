@@ -29,7 +29,7 @@ def make_schedules(
       to 1 at `total_steps`, and stays 1 (rate 0) after it;
     - warm-up, for either: step i (from 0) of n has (i + 1) / n of the rate;
     - classifier-only epochs come first: the classifier has `classifier_only_lr`, the others 0.
-      Epoch numbers go on through them; a warm-up begins behind them.
+      Epoch numbers continue through them; a warm-up begins after them.
     """
     frozen = classifier_only_steps(config, steps_per_epoch)
     warm = round(config.warmup_epochs * steps_per_epoch)

@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM or Ctrl-C lets the step in flight end and a checkpoint be written.
+"""Graceful stop: SIGTERM or Ctrl-C lets the step in flight end and a checkpoint be written.
 
 SIGTERM is also how machines that are about to be taken away (preempted) say so.
 """
@@ -11,7 +11,7 @@ from stf_jax import hosts
 
 
 class RunStoppedError(Exception):
-    """A run ended before its last step because it was told to; its checkpoint is written.
+    """A run ended before its last step because of a signal; its checkpoint is written.
 
     `signal_name` is "SIGTERM" or "SIGINT", and what else is to be said. `status` is what shells
     expect of a program that a signal ended: 128 and the signal's number.
@@ -25,7 +25,7 @@ class RunStoppedError(Exception):
 class StopRequest:
     """Turns SIGTERM and the first Ctrl-C into a flag: finish the step, save, leave.
 
-    Of several hosts any may be told; all stop after the same step, which jax agrees on.
+    Of several hosts any may get it; all stop after the same step, which jax agrees on.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         """Listen from now on."""
-        # SIGTERM is jax's own where it has other hosts to tell.
+        # With several hosts jax handles SIGTERM itself, to notify the others.
         numbers = (signal.SIGINT,) if hosts.several() else (signal.SIGTERM, signal.SIGINT)
         for number in numbers:
             try:
@@ -52,8 +52,8 @@ class StopRequest:
             self.name = signal.Signals(number).name
 
     def reached(self) -> bool:
-        """Whether to stop; to be asked before each step, on all hosts."""
-        # Not the run's step: a notice from before the first question means the second one.
+        """Whether to stop; to be called before each step, on all hosts."""
+        # Not the run's step: a notice from before the first call means the second one.
         if hosts.noticed(self._asked):
             self.name = "SIGTERM at one of the hosts"
         self._asked += 1

@@ -40,7 +40,7 @@ def test_every_source_has_help_with_an_example(source, capsys):
     [
         (UserError("a.txt: empty\nb.txt: empty"), 2, "error: a.txt: empty\nb.txt: empty\n"),
         (FileNotFoundError(2, "No such file", "c.txt"), 2, "error: c.txt: No such file\n"),
-        (KeyboardInterrupt(), 130, "interrupted: run the same command again to go on\n"),
+        (KeyboardInterrupt(), 130, "interrupted: run the same command again to resume\n"),
     ],
 )
 def test_bad_input_is_told_without_a_traceback(error, status, told, monkeypatch, capsys):

@@ -258,7 +258,7 @@ def save(name, **values):
         (lambda info: (info / "query_IDX.mat").unlink(), "query_IDX.mat: no such file"),
         (lambda info: (info / "query_IDX.mat").write_bytes(b"x" * 300), "cannot be read as"),
         (lambda info: (info / "train_name.txt").unlink(), "train_name.txt: cannot be read"),
-        (break_names, "rows are no range of the .* lines of .*test_name.txt"),
+        (break_names, "rows are not a range of the .* lines of .*test_name.txt"),
         (repeat_a_name, "1 of .* names come a second time"),
         (save("query_IDX.mat", query_IDX=[[1, 99999]]), "rows 1 to 99999; expected rows 1 to"),
         (save("query_IDX.mat", query_IDX=[[3, 3]]), "names row 3 twice"),

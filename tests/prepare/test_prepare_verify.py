@@ -75,7 +75,7 @@ def test_a_sound_layout(root, capsys):
     assert "images: 23 listed, 23 decode" in text
     assert "height 16 to 16, width 8 to 8, 1 different; most often 16 x 8 (23 images)" in text
     assert "23 JPEG RGB" in text
-    assert text.endswith("partitions.pkl: 0 to mend, 1 to know")
+    assert text.endswith("partitions.pkl: 0 to fix, 1 to note")
 
 
 def damage_images(root):

@@ -1,6 +1,6 @@
 """What can be wrong with a layout, each check a function that writes lines into `Findings`.
 
-Every check looks at everything and counts, so that a layout is mended once, not error by error.
+Every check looks at everything and counts, so that a layout is fixed once, not error by error.
 """
 
 import re
@@ -27,11 +27,11 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def error(self, text: str) -> None:
-        """Adds a line about something that must be mended."""
+        """Adds a line about something that must be fixed."""
         self.errors.append(f"{self.path}: {text}")
 
     def note(self, text: str) -> None:
-        """Adds a line about something odd that can be worked with."""
+        """Adds a line about something unusual that is accepted."""
         self.notes.append(f"{self.path}: {text}")
 
 
@@ -59,7 +59,7 @@ def identity(key: object) -> int | None:
 def read_label_map(value: object, key: str, findings: Findings) -> dict[int, int] | None:
     """Identity -> label from a `*_ids2labels` entry; labels must be 0..K-1, one each.
 
-    None where the entry is no map at all.
+    None where the entry is not a map.
     """
     if not isinstance(value, Mapping):
         findings.error(
@@ -67,23 +67,23 @@ def read_label_map(value: object, key: str, findings: Findings) -> dict[int, int
         )
         return None
     labels: dict[int, int] = {}
-    odd_keys, odd_labels, twice = [], [], []
+    bad_keys, bad_labels, twice = [], [], []
     for spelt, label in value.items():
         person = identity(spelt)
         if person is None:
-            odd_keys.append(spelt)
+            bad_keys.append(spelt)
         elif not isinstance(label, int) or abs(label) >= 10**18:
-            odd_labels.append(label)
+            bad_labels.append(label)
         elif labels.setdefault(person, int(label)) != label:
             twice.append(person)
-    if odd_keys:
+    if bad_keys:
         findings.error(
-            f"{key}: {len(odd_keys)} keys are no identity ({examples(odd_keys)}); "
+            f"{key}: {len(bad_keys)} keys are not identities ({examples(bad_keys)}); "
             "expected whole numbers, as text or int"
         )
-    if odd_labels:
+    if bad_labels:
         findings.error(
-            f"{key}: {len(odd_labels)} labels are no integers ({examples(odd_labels)}); "
+            f"{key}: {len(bad_labels)} labels are not integers ({examples(bad_labels)}); "
             "number the identities from 0"
         )
     if twice:
@@ -154,7 +154,7 @@ def check_cameras(
     seen = np.unique(cameras)
     widest = int(second_widths.max(initial=0))
     track_width = widest - camera_digits
-    mend = "if your cameras have more digits, set camera_digits in the partitions file"
+    hint = "if your cameras have more digits, set camera_digits in the partitions file"
     leading = tracks // 10 ** max(track_width - 1, 0)
     if second_widths.min(initial=widest) < widest and np.any(
         (second_widths == widest) & (leading == 0)
@@ -162,12 +162,12 @@ def check_cameras(
         findings.note(
             f"{subset}: camera and track have {second_widths.min()} to {widest} digits and the "
             f"longest have zero-padded tracks; read as cameras ({examples(seen.tolist(), 12)}); "
-            f"{mend}"
+            f"{hint}"
         )
     elif seen.max() <= 1 and 0 in seen and track_width > 1 and np.any(leading != 0):
         findings.note(
             f"{subset}: all cameras are 0 or 1 and track numbers fill all "
-            f"their digits (up to {tracks.max()}); {mend}"
+            f"their digits (up to {tracks.max()}); {hint}"
         )
 
 
@@ -195,7 +195,7 @@ def check_ranking(
     subset: str,
     findings: Findings,
 ) -> None:
-    """Notes what a set of queries and gallery cannot be asked."""
+    """Notes which queries, or that all of them, cannot be scored."""
     queries, gallery = (int((marks == mark).sum()) for mark in (QUERY, GALLERY))
     if not queries or not gallery:
         findings.note(

@@ -176,7 +176,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     ordered and default dicts as dicts, and the byte strings of Python 2 as latin-1 text.
 
     Raises:
-        UserError: the file cannot be read, is not a whole pickle, or holds anything but plain
+        UserError: the file cannot be read, is not a complete pickle, or holds anything but plain
             containers, numbers, strings and one-dimensional numpy arrays of these.
     """
     path = Path(path)
@@ -195,6 +195,6 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     except Exception as error:
         # A corrupt stream can fail in any way at all, and all of them mean the same.
         raise UserError(
-            f"{path}: not a whole pickle ({type(error).__name__}: {_line(str(error))}); "
+            f"{path}: not a complete pickle ({type(error).__name__}: {_line(str(error))}); "
             "copy the file again or write it again"
         ) from None

@@ -69,7 +69,7 @@ def build_table(
     image_dir: Path,
     findings: Findings,
 ) -> TrackletTable:
-    """The table of one subset from its image names and the entries beside them.
+    """The table of one subset from its image names and the entries that go with them.
 
     Args:
         subset: "train" or "trainval" (identities have labels), "val" or "test" (images have
@@ -79,7 +79,7 @@ def build_table(
             `<subset>_marks`.
         camera_digits: see `stf_jax.data.layout.names.parse_names`.
         image_dir: folder that the names are relative to.
-        findings: takes all that is odd. After an error the table holds what could be read.
+        findings: takes errors and notes. After an error the table holds what could be read.
     """
     parsed = _parse(subset, values, camera_digits, findings)
     keys = (parsed.person_ids, parsed.cameras, parsed.tracks, parsed.offsets)
@@ -101,7 +101,7 @@ def build_table(
     if subset in TRAINING_SUBSETS:
         key = f"{subset}_ids2labels"
         if key not in partitions:
-            findings.error(f"no {key} beside {subset}_im_names; add the map of labels")
+            findings.error(f"no {key} for {subset}_im_names; add the map of labels")
         elif (label_map := read_label_map(partitions[key], key, findings)) is not None:
             labels = label_identities(person_ids, label_map, subset, findings)
     else:
@@ -159,7 +159,8 @@ def _check_frames(
         findings.error(
             f"{subset}_im_names: {len(respelt)} of {len(first)} tracklets have their first two "
             "substrings spelt with different numbers of digits (e.g. that of "
-            f"{shown(names[first[respelt[0]]])}); spell them alike, or number the tracks apart"
+            f"{shown(names[first[respelt[0]]])}); spell them the same way, or give the tracks "
+            "different numbers"
         )
 
 
@@ -177,8 +178,8 @@ def _tracklet_marks(
         kinds = np.unique(frame_marks[which == mixed[0]]).tolist()
         findings.error(
             f"{subset}_marks: {len(mixed)} of {len(first)} tracklets have images with different "
-            f"marks (e.g. that of {shown(names[first[mixed[0]]])}: {kinds}); mark the images of a "
-            "tracklet alike"
+            f"marks (e.g. that of {shown(names[first[mixed[0]]])}: {kinds}); give the "
+            "images of a tracklet one mark"
         )
     return marks
 
@@ -188,7 +189,7 @@ def _frame_marks(
 ) -> Int8[np.ndarray, " f"] | None:
     key = f"{subset}_marks"
     if key not in partitions:
-        findings.error(f"no {key} beside {subset}_im_names; add a mark for each image")
+        findings.error(f"no {key} for {subset}_im_names; add a mark for each image")
         return None
     value = partitions[key]
     if not isinstance(value, list | tuple):

@@ -97,8 +97,8 @@ def extract_features(
     Of several hosts each runs its share of the plan, and all get all features.
 
     `weighting` is "mean" (every chunk counts the same, as published) or "frames" (a chunk counts
-    by its frames). `progress` is told the real frames of each batch. Host memory is one vector a
-    tracklet, however long the tracklets. Raises RuntimeError if a planned frame was not seen.
+    by its frames). `progress` gets the number of real frames of each batch. Host memory is one
+    vector a tracklet, however long it is. Raises RuntimeError if a planned frame was not seen.
     """
     if weighting not in ("mean", "frames"):
         raise ValueError(f"weighting={weighting!r}: expected 'mean' or 'frames'")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from stf_jax.evaluation.arguments import ArgumentError
 
-# Okabe and Ito's colours, told apart with colour-blind eyes; the line style helps in grey.
+# Okabe and Ito's colours, safe for colour blindness; the line style helps in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 _MAX_RANK = 20

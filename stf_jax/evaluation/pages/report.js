@@ -23,7 +23,7 @@
   const percent = (value) => `${(100 * value).toFixed(1)} %`;
   const weight = (hundredths) => (hundredths === null ? "left out" : (hundredths / 100).toFixed(2));
 
-  // A pattern of its own, so that the three bars differ in more than colour.
+  // A separate pattern, so that the three bars differ in more than colour.
   const hatch = drawn("svg", { width: 0, height: 0, "aria-hidden": "true", focusable: "false" });
   const pattern = drawn("pattern", {
     id: "hatch", width: 4, height: 4, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)",
@@ -40,8 +40,8 @@
     const scale = (BAR_HEIGHT - 3) / data.full;
     tracklet.frames.forEach((number, i) => {
       const group = drawn("g");
-      const told = data.kinds.map((k) => `${k} ${weight(tracklet.weights[k] ? tracklet.weights[k][i] : null)}`);
-      group.append(drawn("title", {}, `frame ${number}: ${told.join(", ")}`));
+      const weights = data.kinds.map((k) => `${k} ${weight(tracklet.weights[k] ? tracklet.weights[k][i] : null)}`);
+      group.append(drawn("title", {}, `frame ${number}: ${weights.join(", ")}`));
       group.append(drawn("rect", { x: i * frameWidth, width: frameWidth, height: BAR_HEIGHT, fill: "transparent" }));
       data.kinds.forEach((kind, k) => {
         const value = tracklet.weights[kind] ? tracklet.weights[kind][i] : null;
@@ -62,13 +62,13 @@
 
   function strip(tracklet) {
     const frames = tracklet.frames;
-    const told = data.kinds.filter((kind) => tracklet.weights[kind]).map(
+    const weights = data.kinds.filter((kind) => tracklet.weights[kind]).map(
       (kind) => `${kind} ${tracklet.weights[kind].map(weight).join(", ")}`);
     const image = element("img", {
       class: "strip", src: `${data.folder}/${tracklet.strip}`, width: frames.length * frameWidth,
       height: frameHeight, loading: "lazy", decoding: "async",
       alt: `${tracklet.name}: frames ${frames.join(", ")} of ${tracklet.length}` +
-        (told.length ? `; weights relative to the mean: ${told.join("; ")}` : ""),
+        (weights.length ? `; weights relative to the mean: ${weights.join("; ")}` : ""),
     });
     return data.kinds.length ? [image, bars(tracklet)] : [image];
   }

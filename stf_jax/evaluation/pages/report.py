@@ -1,6 +1,6 @@
-"""The report: one page a person can look at, with film strips beside it.
+"""The report: one page a person can look at, with film strips in files.
 
-`folder/index.html` holds everything but the strips, which lie in `folder/strips/` and are loaded
+`folder/index.html` holds everything but the strips, which are in `folder/strips/` and are loaded
 as they come into view. Nothing is fetched from anywhere else.
 """
 

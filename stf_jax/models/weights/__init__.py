@@ -1,1 +1,1 @@
-"""Weights in and out: files, names, where they lie."""
+"""Weights in and out: files, names, locations."""

@@ -28,7 +28,7 @@ _WRAPPERS = ("state_dict", "state_dicts", "model_state_dict", "model")
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read all tensors of a file, in the file's order; dtypes as stored.
 
-    The format is told by the suffix: .safetensors, .npz, or .pth (.pt, .bin, .tar, .th), which
+    The format goes by the suffix: .safetensors, .npz, or .pth (.pt, .bin, .tar, .th), which
     needs PyTorch. A .pth may hold the state dict itself or, as training scripts save it, a dict
     with the state dict under `state_dict`, `model_state_dict` or `model`, or a list of state dicts
     under `state_dicts`, the model's first.
@@ -49,7 +49,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Write `tensors` in the format that the suffix tells; the file appears whole or not at all.
+    """Write `tensors` atomically, in the format of the suffix.
 
     Raises UserError: a suffix not in `FORMATS`, no such folder, one that cannot be written, a full
     disk, bfloat16 in .npz, no PyTorch.

@@ -48,7 +48,7 @@ def weights_folder() -> Path:
 
 def _fetch(source: str) -> Path:
     repository, revision, file = _parse(source)
-    # Any revision's file may lie here: who needs one for certain gives the digest.
+    # Any revision's file may be here: whoever needs a certain one gives the digest.
     placed = weights_folder() / repository / file
     if placed.is_file():
         return placed
@@ -63,7 +63,7 @@ def _fetch(source: str) -> Path:
 
 
 def _parse(source: str) -> tuple[str, str | None, str]:
-    """Split `hf://OWNER/REPOSITORY[@REVISION]/FILE`; the file may lie in folders."""
+    """Split `hf://OWNER/REPOSITORY[@REVISION]/FILE`; the file may be in folders."""
     parts = source.removeprefix("hf://").split("/")
     if len(parts) < 2 or not all(parts) or ".." in parts:
         raise UserError(f"{source}: expected hf://OWNER/REPOSITORY/FILE")

@@ -60,7 +60,7 @@ def variables_from_torch(
 ) -> dict[str, Any]:
     """Flax variables `{"params": ..., "batch_stats": ...}` of `model` from PyTorch's tensors.
 
-    `state_dict` has the reference's names, torchvision's (`conv1.weight`, ...) or either behind
+    `state_dict` has the reference's names, torchvision's (`conv1.weight`, ...) or either after
     `module.` or `base.`; arrays in PyTorch's layout. The result holds views of them, dtypes
     untouched. It is the whole model, or if `partial` those groups that `state_dict` has, the
     backbone at least; see `load_pretrained`.

@@ -28,7 +28,7 @@ _GROUPS = {
     "stage_attention": "stage_attention",
     "fc_list": "classifier",
 }
-# First parts of the backbone's names: what tells a bare torchvision name from the others.
+# First parts of the backbone's names: what distinguishes a bare torchvision name from the others.
 _BACKBONE = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 
 

@@ -67,7 +67,7 @@ def judge(
             count = len(marks) if isinstance(marks, list | tuple) else "no"
             raise UserError(
                 f"{subset}_marks: {count} marks for {len(names)} images; which image a mark is of "
-                "cannot be known, so nothing can be mended; write the file again"
+                "cannot be known, so nothing can be fixed; write the file again"
             )
         marks = tuple(marks)
     digits = values.get("camera_digits", 1)

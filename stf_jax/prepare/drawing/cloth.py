@@ -46,8 +46,8 @@ def draw_pattern(
 ) -> None:
     """Covers a surface of 256 x `ROWS` with a pattern of two colours.
 
-    Most patterns give both colours about half of the area, so that a histogram cannot tell them
-    apart. `cycles` is the number of repeats over the height; twice as many go round.
+    Most patterns give both colours about half of the area, so that a histogram cannot
+    distinguish them. `cycles` is the number of repeats over the height; twice as many go round.
     """
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, TURN - 1, ROWS - 1), fill=first)

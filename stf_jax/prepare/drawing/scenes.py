@@ -30,7 +30,7 @@ def draw_light(rng: np.random.Generator, difficulty: int) -> tuple[int, int, int
     A camera has one and every tracklet has one: with the cameras' alone, all that a camera sees
     would share a tint, and the tint would be all that a histogram sees.
     """
-    square = difficulty * difficulty  # small casts already tell on histograms
+    square = difficulty * difficulty  # small casts already change histograms
     cast, dark, bright = 26 * square // 10**6, 60 * square // 10**6, 30 * square // 10**6
     dim = between(rng, -dark, bright)
     red, green, blue = (256 + dim + between(rng, -cast, cast) for _ in range(3))
@@ -38,7 +38,7 @@ def draw_light(rng: np.random.Generator, difficulty: int) -> tuple[int, int, int
 
 
 def draw_camera(rng: np.random.Generator, difficulty: int) -> Camera:
-    """Decides what a camera is like; difficulty 0..1000 scales all that sets cameras apart."""
+    """Decides what a camera is like; difficulty 0..1000 scales all differences of cameras."""
     return Camera(
         gains=draw_light(rng, difficulty),
         offset=between(rng, -8 * difficulty // 1000, 14 * difficulty // 1000),

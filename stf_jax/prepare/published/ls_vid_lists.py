@@ -130,7 +130,7 @@ def read_sequences(
         if shared:
             raise UserError(
                 f"{path}: {len(shared):,} sequences share images with another one "
-                f"({examples(shared)}); expected prefixes that tell sequences apart"
+                f"({examples(shared)}); expected prefixes that distinguish sequences"
             )
         groups[subset] = tuple(group)
     return groups

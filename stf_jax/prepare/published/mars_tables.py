@@ -109,7 +109,7 @@ def read_table(info: Path, subset: str) -> Table:
     bad = np.flatnonzero((first < 1) | (last < first) | (last > len(names)))
     if len(bad):
         raise UserError(
-            f"{path}: {len(bad):,} of {len(values):,} rows are no range of the {len(names):,} "
+            f"{path}: {len(bad):,} of {len(values):,} rows are not a range of the {len(names):,} "
             f"lines of {names_path} (row {bad[0] + 1}: {first[bad[0]]} to {last[bad[0]]}); "
             "get both files from one copy of the data set"
         )
@@ -121,10 +121,10 @@ def read_table(info: Path, subset: str) -> Table:
             f"{path}: {len(overlapping):,} rows share images with another "
             f"(rows {rows[0]} and {rows[1]}); expected each image in one tracklet"
         )
-    odd = np.flatnonzero((camera < 0) | (camera > 9))
-    if len(odd):
+    bad = np.flatnonzero((camera < 0) | (camera > 9))
+    if len(bad):
         raise UserError(
-            f"{path}: row {odd[0] + 1} has camera {camera[odd[0]]}; expected one digit (MARS: 1-6)"
+            f"{path}: row {bad[0] + 1} has camera {camera[bad[0]]}; expected one digit (MARS: 1-6)"
         )
     rows = values.copy()
     rows[:, 0] -= 1  # 1-based and inclusive, so the last line is already the one after

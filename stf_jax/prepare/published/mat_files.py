@@ -33,13 +33,13 @@ def read_mat(path: Path, name: str | None = None) -> Int[np.ndarray, "r c"]:
         raise UserError(
             f"{path}: cannot be read as a .mat file ({reason:.80}); get it again"
         ) from None
-    told = ", ".join(sorted(tables)) or "none"
+    listing = ", ".join(sorted(tables)) or "none"
     if name is None and len(tables) != 1:
         raise UserError(
-            f"{path}: holds {len(tables)} variables ({told}); expected one; get the file again"
+            f"{path}: holds {len(tables)} variables ({listing}); expected one; get the file again"
         )
     if name is not None and name not in tables:
-        raise UserError(f"{path}: holds no variable {name} ({told}); get the file again")
+        raise UserError(f"{path}: holds no variable {name} ({listing}); get the file again")
     value = next(iter(tables.values())) if name is None else tables[name]
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf" or value.ndim != 2:
         raise UserError(f"{path}: holds no table of numbers; get the file again")

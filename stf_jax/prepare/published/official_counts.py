@@ -91,16 +91,16 @@ def basic_counts(prefix: str, tracklets: Sequence[SourceTracklet]) -> dict[str, 
 
 
 def comparison(title: str, found: Mapping[str, int], official: Mapping[str, int]) -> str:
-    """A table of counts beside the official ones, and a last line that says what differs."""
+    """A table of counts and the official ones, and a last line that says what differs."""
     width = max(map(len, [*found, *official]), default=0)
     lines = [f"{title:{width}}  {'found':>11}{'official':>11}"]
     differing = []
     for what in dict.fromkeys([*found, *official]):
         count, expected = found.get(what), official.get(what)
         shown = f"{'-' if count is None else format(count, ',d'):>11}"
-        beside = f"{'-' if expected is None else format(expected, ',d'):>11}"
+        official_cell = f"{'-' if expected is None else format(expected, ',d'):>11}"
         difference = 0 if expected is None else (count or 0) - expected
-        lines.append(f"{what:{width}}  {shown}{beside}{'  differs' if difference else ''}")
+        lines.append(f"{what:{width}}  {shown}{official_cell}{'  differs' if difference else ''}")
         if difference:
             more = "more" if difference > 0 else "fewer"
             differing.append(f"{what} ({abs(difference):,} {more})")

@@ -1,4 +1,4 @@
-"""Data sets of people filmed once by each of two cameras, with ten random halvings: what is alike.
+"""Common parts of data sets of people filmed once by each of two cameras, with ten random halvings.
 
 All splits share one folder of images: `partitions_00.pkl` to `partitions_09.pkl`.
 """
@@ -127,7 +127,7 @@ def write_splits(
     splits: Sequence[Split],
     official: Mapping[str, int],
 ) -> None:
-    """Places the images, writes a partitions file a split, prints counts beside the official ones.
+    """Places the images, writes a partitions file a split, prints counts and the official ones.
 
     Camera 1 of the test half is the queries, camera 2 the gallery. `args` are source, output and
     copy; `title` names the data set.

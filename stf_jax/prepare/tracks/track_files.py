@@ -1,4 +1,4 @@
-"""Reading MOT-challenge track files, in the dialects that trackers and annotation tools write."""
+"""Reading MOT-challenge track files, in the variants that trackers and annotation tools write."""
 
 import math
 import os
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from stf_jax.errors import UserError
-from stf_jax.prepare.tracks.dialects import other_format
+from stf_jax.prepare.tracks.formats import other_format
 
 SHOWN_FINDINGS = 5
 
@@ -92,7 +92,7 @@ def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
         elif rows and len(values) != len(rows[0]):
             findings.append(
                 f"{path}:{number}: {len(values)} columns where line {numbers[0]} has "
-                f"{len(rows[0])}; mend or remove the line (was the file cut off while written?)"
+                f"{len(rows[0])}; fix or remove the line (was the file cut off while written?)"
             )
         else:
             rows.append(values)
@@ -107,25 +107,25 @@ def _check_frames_and_ids(
     path: Path, table: np.ndarray, lines: np.ndarray, first_frame: int
 ) -> None:
     for column, what in ((0, "frame"), (1, "id")):
-        odd = np.flatnonzero(table[:, column] != np.floor(table[:, column]))
+        fractional = np.flatnonzero(table[:, column] != np.floor(table[:, column]))
         _raise_findings(
             [
                 f"{path}:{lines[row]}: {what} {table[row, column]:g} is not a whole number"
-                for row in odd
+                for row in fractional
             ]
         )
     early = table[:, 0] < first_frame
     if early.any():
         row = int(np.flatnonzero(early)[0])
         zero_based = first_frame == 1 and table[:, 0].min() == 0
-        mend = (
+        hint = (
             "its frames count from 0: pass --first-frame 0"
             if zero_based
             else "frame numbers must not be negative"
         )
         raise UserError(
             f"{path}:{lines[row]}: frame {table[row, 0]:g}, {int(early.sum())} boxes before "
-            f"frame {first_frame}, the number of the video's first frame; {mend}"
+            f"frame {first_frame}, the number of the video's first frame; {hint}"
         )
     negative = table[:, 1] < 0
     if negative.any():
@@ -189,7 +189,7 @@ def read_tracks(path: str | os.PathLike[str], *, first_frame: int = 1) -> TrackF
       and a column to ignore (annotation tools), or a class and two times -1 (trackers of several
       classes).
 
-    What is often taken for such a file is refused by name (see `dialects.other_format`).
+    What is often mistaken for such a file is refused by name (see `formats.other_format`).
 
     Where there is a visibility the file is an annotation whose seventh column is a flag: boxes
     with 0 there are not to be considered, and are left out (counted in `ignored`).
@@ -199,7 +199,7 @@ def read_tracks(path: str | os.PathLike[str], *, first_frame: int = 1) -> TrackF
         first_frame: number that the file gives to the first frame of the video, 0 or 1.
 
     Raises:
-        UserError: with file and line: fields that are no finite numbers, a wrong or changing
+        UserError: with file and line: fields that are not finite numbers, a wrong or changing
             number of columns, frames before `first_frame`, negative ids (detections), an id
             twice in one frame; an empty or missing file.
 

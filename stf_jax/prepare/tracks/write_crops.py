@@ -1,4 +1,4 @@
-"""Writing crops so that an interrupted run goes on, and nothing half-written looks whole."""
+"""Writing crops so that an interrupted run resumes, and nothing half-written looks complete."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path

@@ -288,7 +288,7 @@ def test_everything_is_reported_at_once(tmp_path):
     for finding in (
         "trainval_im_names: 1 of 6 names do not parse (e.g. 'bad.png')",
         "trainval_im_names: 1 of 5 images are duplicates",
-        "trainval_ids2labels: 1 keys are no identity (e.g. 'x')",
+        "trainval_ids2labels: 1 keys are not identities (e.g. 'x')",
         "trainval_ids2labels: 1 identities have labels 5..5",
         "trainval: 1 of 2 identities have no entry",
         "test_marks: 1 of 3 marks are unknown (e.g. 7)",

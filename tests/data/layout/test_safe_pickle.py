@@ -187,13 +187,13 @@ def test_forged_array_states_do_not_load(load):
     short = head + b"(I1\n(I9\nt" + dtype + b"I00\nS'12345678'\ntb."
     assert "array of shape" in refused(load, short)
     odd = head + b"(I1\n(I1\nt" + dtype + b"I00\nS'1234567'\ntb."
-    assert "not a whole pickle" in refused(load, odd)
+    assert "not a complete pickle" in refused(load, odd)
 
 
 def test_truncated_at_every_byte(load):
     stream = pickle.dumps({"test_im_names": ["000000_000_000000.png"], "m": np.arange(2)}, 2)
     for length in range(len(stream)):
-        assert "not a whole pickle" in refused(load, stream[:length])
+        assert "not a complete pickle" in refused(load, stream[:length])
 
 
 def test_corrupt_sizes_do_not_take_the_memory(load):

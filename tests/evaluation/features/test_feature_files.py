@@ -83,7 +83,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.npz: no such file"):
         read_features(path)
     path.write_text("hello")
-    with pytest.raises(UserError, match=r"not a whole \.npz file"):
+    with pytest.raises(UserError, match=r"not a complete \.npz file"):
         read_features(path)
     np.savez(path, features=np.zeros((1, 2)))
     with pytest.raises(UserError, match="lacks person_ids"):
@@ -94,7 +94,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     write_features(path, make_set())
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"not a whole \.npz file"):
+    with pytest.raises(UserError, match=r"not a complete \.npz file"):
         read_features(path)
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("features.npy", b"broken")

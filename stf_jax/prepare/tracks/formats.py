@@ -1,13 +1,13 @@
-"""What is often taken for a MOT-challenge track file, refused by its own name."""
+"""Formats often mistaken for MOT-challenge track files, each refused by name."""
 
 import re
 from collections.abc import Sequence
 
 
 def other_format(fields: Sequence[str], numbers: Sequence[float]) -> str | None:
-    """What the fields of a file's first line show it to be, and the mend; None: perhaps tracks.
+    """The format that a file's first line shows, and how to fix it; None: perhaps tracks.
 
-    `numbers` are the fields', NaN where one is no number.
+    `numbers` are the fields', NaN where one is not a number.
 
     KITTI: 17 columns (18 with a score), a class by name in the third; its boxes are corners.
     YOLO labels, as ultralytics' save_txt writes them: class, centre and size as shares of the
