@@ -41,7 +41,7 @@ def format_rows(rows: dict[str, list[dict[str, Any]]], finished: bool) -> str:
             cells.append(f"{100 * mean:.1f}{spread}".rjust(14))
         lines.append(f"{variant:24}{len(entries):>6}  {''.join(cells)}")
     if not finished:
-        lines.append("(not finished: the same command goes on)")
+        lines.append("(not finished: the same command resumes)")
     return "\n".join(lines)
 
 

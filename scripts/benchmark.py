@@ -43,21 +43,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("parts", nargs="+", metavar="PART")
-    parser.add_argument("--minutes", type=float, help="stop after so many; tells what is left")
+    parser.add_argument("--minutes", type=float, help="stop after so many; prints what is left")
     parser.add_argument("--output", type=Path, default=ROOT / "scripts" / "benchmark_results")
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     add_flags(parser)
     options = parser.parse_args(argv)
     for part in options.parts:
         if part not in (*PARTS, "all"):
-            print(f"error: {part!r} is no part; expected all, {', '.join(PARTS)}", file=sys.stderr)
+            print(
+                f"error: {part!r} is not a part; expected all, {', '.join(PARTS)}", file=sys.stderr
+            )
             raise SystemExit(2)
     options.parts = [name for name in PARTS if {name, "all"} & set(options.parts)]
     return options
 
 
-def told_command(argv: list[str] | None) -> list[str]:
-    """Return the command's words without where it writes: results travel, folders do not."""
+def recorded_command(argv: list[str] | None) -> list[str]:
+    """Return the command's words without --output, which means nothing on another machine."""
     words = list(sys.argv[1:] if argv is None else argv)
     return [
         word
@@ -117,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
             kept.append(measure(part, settings, remaining))
         if kept[-1]["status"] == "out of time" or kept[-1]["reason"] == "the time was up":
             left.append(part)
-        contents = {"date": now.isoformat(timespec="seconds"), "command": told_command(argv)}
+        contents = {"date": now.isoformat(timespec="seconds"), "command": recorded_command(argv)}
         used = to_dict(settings)
         used["tables"] = used["tables"].removeprefix(f"{ROOT}/")
         contents |= {"device": device, "settings": used, "parts": kept}

@@ -8,7 +8,7 @@
 #   scripts/benchmark.sh memory cache devices input end-to-end --minutes 9
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# A wrong part or option is told, and help given, before anything is installed.
+# Wrong parts and options, and --help, are handled before anything is installed.
 source scripts/base_python.sh
 base_python 11 13
 "$BASE" scripts/benchmark.py --check "$@"

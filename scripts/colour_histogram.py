@@ -17,9 +17,9 @@ from stf_jax.data.layout.partitions import TrackletTable
 from stf_jax.errors import UserError
 
 BINS = (6, 10, 10)
-"""Bins of lightness 0..100, a -60..60 and b -60..60; what lies beyond falls into the outer ones."""
+"""Bins of lightness 0..100, a -60..60 and b -60..60; what is beyond falls into the outer ones."""
 
-_STEPS = 64  # levels of each RGB channel that are told apart
+_STEPS = 64  # levels each RGB channel is quantised to
 
 
 def rgb_to_lab(rgb: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:

@@ -3,8 +3,8 @@
 Usage: python scripts/compare.py --layout DIR --output DIR LABEL=WORKDIR [LABEL=WORKDIR ...]
 The runs must have been evaluated (`--mode evaluate`), with a protocol in common, of which the first
 is taken, and by the same rules. A run that logged its scores before training
-(config.train.evaluate_before) is shown at that point, too. Behind the table stands how much higher
-the last run's mAP is than the others'.
+(config.train.evaluate_before) is shown at that point, too. After the table comes how much
+higher the last run's mAP is than the others'.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from stf_jax.evaluation.scores import format_table, make_scores, write_scores
 from stf_jax.evaluation.scoring import rank_table
 from stf_jax.run.metrics_log import read_metrics
 
-# What `rank_table` is told; a row of scores.json lacks what is off.
+# Options of `rank_table`; a row of scores.json lacks what is off.
 RULES: dict[str, Any] = {
     "distance": "euclidean",
     "multi_query": "",
@@ -44,7 +44,7 @@ def scored_rows(workdir: Path) -> dict[str, Any]:
     """Return the rows of a run's scores.json."""
     path = workdir / "scores.json"
     if not path.is_file():
-        raise UserError(f"{path}: not there; expected an evaluated run (--mode evaluate)")
+        raise UserError(f"{path}: not found; expected an evaluated run (--mode evaluate)")
     try:
         return json.loads(path.read_text())["rows"]
     except (ValueError, KeyError, TypeError) as error:
@@ -73,7 +73,7 @@ def common_rules(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         if len(set(found.values())) > 1:
             each = ", ".join(f"{label}: {value!r}" for label, value in found.items())
             raise UserError(
-                f"config.evaluation.{name} differs ({each}); expected one; evaluate the runs alike"
+                f"config.evaluation.{name} differs ({each}); expected one; evaluate again"
             )
         common[name] = next(iter(found.values()), default)
     return common

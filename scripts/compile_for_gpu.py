@@ -5,7 +5,7 @@ scripts/compile_for_gpu.sh [--only NAME ...] [--all] [--target h100] [--jobs N]
 XLA compiles for a chip that is described, so a fault of its GPU compiler shows on any machine.
 Needs jax[cuda13] (the .sh installs it into an environment of its own). Exit status 1 where a
 program does not compile; the compiler may end its process, so that each has one that may die.
-What this cannot tell is time.
+It does not measure time.
 """
 
 import argparse
@@ -216,8 +216,8 @@ def work(names: list[str], target: str) -> None:
         )
 
 
-def compile_apart(names: list[str], target: str) -> list[dict[str, Any]]:
-    """Compile in a process of its own, in another one after each that the compiler ended."""
+def compile_in_children(names: list[str], target: str) -> list[dict[str, Any]]:
+    """Compile in a child process, in a new one after each that the compiler ended."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"  # no device to time on
     environment = {**os.environ, "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": flags}
     results: list[dict[str, Any]] = []
@@ -229,23 +229,25 @@ def compile_apart(names: list[str], target: str) -> list[dict[str, Any]]:
                 command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
             ) as process:
                 assert process.stdout is not None
-                for line in process.stdout:  # told as they come
+                for line in process.stdout:  # printed as they come
                     row = json.loads(line) if line.startswith("{") else {}
                     if "name" in row:
-                        _tell(row)
+                        _print_row(row)
                         results.append(row)
             errors.seek(0)
-            told = [line for line in errors.read().splitlines() if line.strip()]
+            messages = [line for line in errors.read().splitlines() if line.strip()]
         if process.returncode or len(results) < len(names):
-            reason = next((line for line in told if "Check failed" in line), "".join(told[-1:]))
+            reason = next(
+                (line for line in messages if "Check failed" in line), "".join(messages[-1:])
+            )
             name = names[len(results)] if len(results) < len(names) else left[-1]
             row = {"name": name, "failed": f"the process ended: {reason[:300]}"}
-            _tell(row)
+            _print_row(row)
             results.append(row)
     return results
 
 
-def _tell(row: dict[str, Any]) -> None:
+def _print_row(row: dict[str, Any]) -> None:
     if "failed" in row:
         print(f"FAILED  {row['name']}: {row['failed']}", flush=True)
     else:
@@ -261,9 +263,9 @@ def main() -> int:
     targets = sorted(path.stem for path in TARGETS.glob("*.txtpb"))
     parser.add_argument("--target", choices=targets, default="h100")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="programs whose name has this")
-    parser.add_argument("--all", action="store_true", help="the unlikely ones, too")
+    parser.add_argument("--all", action="store_true", help="also the rarely used ones")
     parser.add_argument("--list", action="store_true", help="print the programs' names")
-    parser.add_argument("--jobs", type=int, default=1, help="processes beside each other")
+    parser.add_argument("--jobs", type=int, default=1, help="processes in parallel")
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -284,7 +286,7 @@ def main() -> int:
     print(f"{'compiled for ' + options.target:48}{'time':>8}  {'args':>6} {'temp.':>6}", flush=True)
     shares = [names[k :: options.jobs] for k in range(options.jobs)]
     with ThreadPoolExecutor(options.jobs) as pool:
-        found = list(pool.map(lambda share: compile_apart(share, options.target), shares))
+        found = list(pool.map(lambda share: compile_in_children(share, options.target), shares))
     failed = [row["name"] for rows in found for row in rows if "failed" in row]
     print(f"{len(names) - len(failed)} of {len(names)} programs compile for {options.target}")
     return int(bool(failed))

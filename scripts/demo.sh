@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Usage: scripts/demo.sh [SEED]      default 0
 # From nothing to a trained and scored model on drawn people: installs (once), draws the people,
-# trains the fusion model and a mean-pooling model alike, and compares both with an untrained colour
+# trains a fusion and a mean-pooling model the same way, and compares both with an untrained colour
 # histogram. Less than 6 minutes on two CPU cores after the installation; a GPU is used if there is one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,7 +23,7 @@ run() { # LABEL, then options
     --config.data.root="$data" --config.seed="$seed" "$@"
   $half "$PYTHON" -m stf_jax.main --mode evaluate --workdir "$workdir" --checkpoint latest >/dev/null
 }
-# The untrained score is the other run's to tell: this one takes longer.
+# The other run logs the untrained score: this one takes longer.
 fusion() { run fusion --config.train.evaluate_before=False; }
 mean_pooling() {
   run mean-pooling --config.model.frame_attention="()" --config.model.stages="(4,)" \
@@ -34,16 +34,16 @@ mean_pooling() {
 half="" cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 if [ "$cores" -ge 2 ] && ! nvidia-smi >/dev/null 2>&1; then
   mkdir -p "$work"
-  echo "mean pooling trains beside the fusion model; its story: $work/mean-pooling.log"
+  echo "mean pooling trains in parallel with the fusion model; its log: $work/mean-pooling.log"
   [ "$(nproc 2>/dev/null)" = "$cores" ] && half="taskset -c $((cores / 2))-$((cores - 1))"
   set -m # a process group of its own, which ends with this script
   mean_pooling >"$work/mean-pooling.log" 2>&1 &
-  beside=$!
+  child=$!
   set +m
-  trap 'kill -- -$beside 2>/dev/null || true' EXIT
+  trap 'kill -- -$child 2>/dev/null || true' EXIT
   [ -z "$half" ] || half="taskset -c 0-$((cores / 2 - 1))"
   fusion
-  wait "$beside" || { tail -n 5 "$work/mean-pooling.log" >&2; exit 1; }
+  wait "$child" || { tail -n 5 "$work/mean-pooling.log" >&2; exit 1; }
   trap - EXIT
 else
   fusion

@@ -1,6 +1,6 @@
 # Sourced by the other scripts: makes sure of a virtual environment, sets PYTHON.
 # Usage: source scripts/environment.sh EXTRA      EXTRA of pyproject.toml to install, e.g. dev
-# "" is none; it has to be said, for bash hands a script's own arguments on to what it sources.
+# "" is none; it must be given, for bash hands a script's own arguments on to what it sources.
 # PYTHON=/path/to/python skips all of it; STF_VENV names another folder than .venv;
 # STF_BASE_PYTHON another interpreter to make it with.
 

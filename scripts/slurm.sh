@@ -2,8 +2,8 @@
 # Usage: sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 scripts/slurm.sh CONFIG WORKDIR \
 #          [--config.KEY=VALUE ...]
 # Trains on all GPUs of the nodes, one process each (as jax expects under SLURM). WORKDIR and the
-# data lie on storage that all nodes see. Two minutes before the time is over, or when the job is
-# preempted, a checkpoint is written and the job is queued again; it goes on where it was.
+# data are on storage that all nodes see. Two minutes before the time is over, or when the job is
+# preempted, a checkpoint is written and the job is queued again; it resumes where it stopped.
 #SBATCH --job-name=stf-jax
 #SBATCH --signal=TERM@120
 #SBATCH --requeue

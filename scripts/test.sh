@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Usage: scripts/test.sh [PYTEST OPTION ...]     installs, then lint, types and tests
-# What needs more than pip install is skipped and told: PyTorch (scripts/test_more.sh installs it),
+# What needs more than pip install is skipped and reported: PyTorch (scripts/test_more.sh installs it),
 # Chromium. STF_NOTHING_MISSING=1 makes a skipped test a failed one.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""One run of several, such as splits or seeds: trained and scored once, however often asked for."""
+"""One run of several, such as splits or seeds: trained and scored once, however often requested."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ _OF_SCORES = ("evaluation.",)
 def train_and_score(config: Config, workdir: Path, checkpoint: str = "best") -> dict[str, Any]:
     """Return the rows of `workdir`'s scores.json (label -> `make_scores`), made if need be.
 
-    A run that was stopped goes on; one that is trained and scored is left as it is, unless the
+    A run that was stopped resumes; one that is trained and scored is left as it is, unless the
     config's evaluation or the checkpoint is another one now: then it is scored again. Raises what
     `train` and `evaluate_workdir` do, so UserError for a workdir of another config and
     RunStoppedError.

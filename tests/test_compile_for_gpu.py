@@ -27,7 +27,9 @@ def test_a_program_that_ends_the_compiler_is_named_and_the_rest_goes_on(
 ) -> None:
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setattr(compile_for_gpu, "__file__", str(tmp_path / "stand_in.py"))
-    found = compile_for_gpu.compile_apart(["good", "aborts", "raises", "aborts", "last"], "h100")
+    found = compile_for_gpu.compile_in_children(
+        ["good", "aborts", "raises", "aborts", "last"], "h100"
+    )
     assert [row["name"] for row in found] == ["good", "aborts", "raises", "aborts", "last"]
     assert ["failed" in row for row in found] == [False, True, True, True, False]
     assert "Check failed: a == b" in found[1]["failed"]

@@ -114,7 +114,7 @@ def measure_ours(
 
 
 def measure_peer(root: Path, workers: int, warmup: int, steps: int) -> dict[str, Any]:
-    """What `torch_peer.py input` finds, run beside this process."""
+    """What `torch_peer.py input` finds, run next to this process."""
     numbers = {"workers": workers, "warmup": warmup, "steps": steps}
     numbers |= {"height": HEIGHT, "width": WIDTH, "slots": SLOTS, "tracklets": TRACKLETS}
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ Without --root a layout of that many frames is drawn: JPEGs of 256 x 128 in trac
 has on average. It is built as `python -m stf_jax.data.video_reid_builder` does and read through the
 pipeline of training, resized to 384 x 128: every frame in order (as evaluation does), and an epoch
 of training (5 to 25 frames of each tracklet), each from the built data set and from the folder.
-What was just written lies in the memory of the system, so disks are not measured. Where a rate is
+What was just written is in the page cache, so disks are not measured. Where a rate is
 of all frames, the time at MARS's size is given, too: 1,191,003 frames.
 """
 

@@ -62,9 +62,11 @@ def stream(
         took = time.time() - started
         lines = result.read_text().splitlines() if result.exists() else []
         rows = [json.loads(line) for line in lines]
-        told = [line for line in errors.read_text().splitlines() if line.strip()]
-        # Python's last line, unless XLA wrote its own farewell behind it.
-        last = next((line for line in reversed(told) if "Error" in line), "".join(told[-1:]))
+        messages = [line for line in errors.read_text().splitlines() if line.strip()]
+        # Python's last line, unless XLA wrote more after it.
+        last = next(
+            (line for line in reversed(messages) if "Error" in line), "".join(messages[-1:])
+        )
     if code is None:
         return Outcome("out of time", f"stopped after {took:.0f} s", rows, took, started)
     if rows and "not run" in rows[-1]:

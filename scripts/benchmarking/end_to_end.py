@@ -1,4 +1,4 @@
-"""Part `end-to-end`: the training loop itself on pictures of a layout, as its own log tells it."""
+"""Part `end-to-end`: the training loop itself on pictures of a layout, as its log reports it."""
 
 import statistics
 import tempfile

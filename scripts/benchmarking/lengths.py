@@ -20,7 +20,7 @@ def mars_table(folder: str | Path, subset: str) -> TrackletTable:
     """
     path = Path(folder) / FILES[subset]
     if not path.is_file():
-        raise UserError(f"{path}: no such file; expected MARS's info folder behind --tables")
+        raise UserError(f"{path}: no such file; expected MARS's info folder as --tables")
     (rows,) = (value for name, value in loadmat(path).items() if not name.startswith("_"))
     rows = rows.astype(np.int64)
     rows = rows[rows[:, 2] != -1]

@@ -1,4 +1,4 @@
-"""Part `peer`: this project against torch_peer.py beside it, in turns, on the same device.
+"""Part `peer`: this project against torch_peer.py, in turns, on the same device.
 
 Every run is a process of its own, so that neither side holds the other's memory; the sides take
 turns (A B A B) and medians over the turns are compared.

@@ -116,7 +116,7 @@ def draw_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def draw_features(rows: np.ndarray, people: np.ndarray, dimensions: int, noise: float):
-    """Unit vectors [rows, D] float32, of a row the same whichever rows are asked for."""
+    """Unit vectors [rows, D] float32, each row the same whichever rows are requested."""
     features = np.empty((len(rows), dimensions), np.float32)
     for place, row in enumerate(rows):
         np.random.default_rng((1, int(row))).standard_normal(dtype=np.float32, out=features[place])
@@ -136,7 +136,7 @@ def measure(name: str, repeats: int, work: Callable[[], Any]) -> tuple[Any, Row]
     walls, processor = [], []
     result = None
     for _ in range(repeats):
-        result = None  # the last result is not kept beside the next
+        result = None  # the last result is freed before the next
         wall, cpu = time.perf_counter(), time.process_time()
         result = work()
         walls.append(time.perf_counter() - wall)

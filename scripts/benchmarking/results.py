@@ -83,14 +83,14 @@ def file_name(device: dict[str, Any], time_text: str) -> str:
 
 
 def write(path: Path, contents: dict[str, Any]) -> None:
-    """Write a run's JSON; whole or not at all."""
+    """Write a run's JSON atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(contents, indent=1) + "\n")
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """Return the rows as text: alike ones in a row form a table, {"note": text} is a sentence."""
+    """Return the rows as text: a table of those with equal keys, {"note": text} as a sentence."""
     lines = []
     for keys, group in groupby(rows, key=lambda row: tuple(row)):
         if keys == ("note",):

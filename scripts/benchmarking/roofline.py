@@ -1,4 +1,4 @@
-"""What a device could do at most, and how much arithmetic a program asks for."""
+"""What a device could do at most, and how much arithmetic a program does."""
 
 import math
 import time
@@ -82,7 +82,7 @@ def measured_copy(megabytes: int = 128) -> float:
 def program_flops(function: Callable[..., Any], *arguments: Any) -> float:
     """Return the operations in convolutions and matrix products of a call, 2 a multiply-add.
 
-    Counted in the traced program, so alike on every device; products with padding, and with the
+    Counted in the traced program, so the same on every device; products with padding, and with the
     zeros that the gradient of a strided convolution is spread by, are not counted. Under a device
     axis it is one device's share.
     """

@@ -1,4 +1,4 @@
-"""Part `step`: the training step from batches that lie on the device, at each packed batch size."""
+"""Part `step`: the training step from batches that are on the device, at each packed batch size."""
 
 from collections.abc import Iterator
 

@@ -6,7 +6,7 @@ python scripts/benchmarking/torch_peer.py memory [--variant tuned] [--json FILE]
 python scripts/benchmarking/torch_peer.py input --root LAYOUT [--workers N] [--json FILE]
 
 train: steps from a resident batch, every tracklet padded to --slots frames. extract: evaluation of
-chunks of --slots frames, padded likewise, --tracklets chunks a batch. memory: the most tracklets a
+chunks of --slots frames, padded too, --tracklets chunks a batch. memory: the most tracklets a
 training step holds on a GPU. input: a DataLoader over a layout's training images.
 
 --variant plain is PyTorch as it comes, float32; tuned adds bfloat16 autocast, channels_last,
@@ -42,7 +42,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--height", type=int, default=384, help="pixels" + default)
     add("--width", type=int, default=128, help="pixels" + default)
     add("--embed-dim", type=int, default=4096, help="channels of a feature" + default)
-    add("--num-classes", type=int, default=625, help="identities to tell apart" + default)
+    add("--num-classes", type=int, default=625, help="identities to classify" + default)
     add("--tracklets", type=int, default=4, help="tracklets or chunks in a batch" + default)
     add("--slots", type=int, default=25, help="frames that each is padded to" + default)
     add(
@@ -108,7 +108,7 @@ def read_lengths(options: argparse.Namespace) -> np.ndarray:
     if found:
         raise UserError(f"{options.lengths}: found {found}, expected {expected}")
     if options.part == "extract":
-        # Whole batches only; the last one goes on with the first chunks.
+        # Whole batches only; the last one is filled up with the first chunks.
         steps = -(-len(lengths) // tracklets)
         lengths = np.resize(lengths, steps * tracklets).reshape(steps, tracklets)
     return lengths.astype(np.int64)

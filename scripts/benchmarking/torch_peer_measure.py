@@ -180,7 +180,7 @@ def largest_that_fits(fits: Callable[[int], bool], least: int) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU's memory was too small; its libraries say so in words of their own."""
+    """Whether a GPU's memory was too small; each library says so in its own words."""
     words = ("ALLOC_FAILED", "unable to find an engine")
     full = isinstance(error, torch.cuda.OutOfMemoryError)
     return full or any(word in str(error) for word in words)
@@ -208,13 +208,13 @@ def device_name(device: torch.device) -> str:
 
 
 def _compile(peer: Peer) -> float | None:
-    """Compile if the variant asks for it; the seconds it took. A failure is told, not raised."""
+    """Compile if the variant needs it; the seconds it took. A failure is printed, not raised."""
     if not peer.tuned:
         return None
     start = time.perf_counter()
     failure = peer.compile()
     if failure:
-        print(f"torch.compile does not work here, going on without ({failure})", file=sys.stderr)
+        print(f"torch.compile does not work here, continuing without ({failure})", file=sys.stderr)
         return None
     return time.perf_counter() - start
 

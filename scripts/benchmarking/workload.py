@@ -1,4 +1,4 @@
-"""The training step and the extraction step as runs use them, and batches that lie on the device.
+"""The training step and the extraction step as runs use them, and batches that are on the device.
 
 Needs neither ml_collections nor TensorFlow.
 """

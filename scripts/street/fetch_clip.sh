@@ -16,7 +16,7 @@ fail() {
   exit 1
 }
 
-keep() { # copies to a name beside and renames, so that a half copy never looks whole
+keep() { # copies to another name and renames: a partial copy never looks complete
   cp -- "$1" "$clip.part"
   mv -- "$clip.part" "$clip"
 }
