@@ -1,7 +1,7 @@
 """The demo: drawn people, small images, a small backbone; the whole method switched on.
 
 Sized for two CPU cores: `scripts/demo.sh` prepares the data, trains this and a mean-pooling model
-alike, and compares both with an untrained colour histogram.
+the same way, and compares both with an untrained colour histogram.
 """
 
 from pathlib import Path

@@ -6,6 +6,6 @@ if [ -z "${PYTHON:-}" ]; then
   if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x "$made" ]; then PYTHON=$made; fi
 fi
 if ! "$PYTHON" -c 'from importlib.util import find_spec as f; exit(not (f("jax") and f("absl")))'; then
-  echo "error: $PYTHON has no stf-jax; install it (README, Install by hand), or set PYTHON" >&2
+  echo "error: $PYTHON has no stf-jax; install it (README, Manual installation), or set PYTHON" >&2
   exit 2
 fi

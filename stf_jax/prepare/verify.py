@@ -40,7 +40,7 @@ from stf_jax.prepare.checking.entries import (
     counts_by_reason,
     judge,
     list_names,
-    write_mended,
+    write_fixed,
 )
 from stf_jax.prepare.checking.images import ImageCheck, check_images
 from stf_jax.prepare.output import write_text
@@ -167,7 +167,7 @@ def _fix(
     # The partitions file comes last: where it is, so is the list of what it lacks.
     write_text(root / f"{name}.dropped", "".join(dropped))
     try:
-        notes = write_mended(root, name, values, entries)
+        notes = write_fixed(root, name, values, entries)
     except UserError:
         (root / f"{name}.dropped").unlink()
         raise

@@ -101,7 +101,7 @@ def judge(
     return Entries(subset, tuple(names), marks, tuple(reasons))
 
 
-def write_mended(
+def write_fixed(
     root: Path, filename: str, values: Mapping[str, Any], entries: Sequence[Entries]
 ) -> list[str]:
     """Writes a partitions file of the good entries; returns what else changed, a line each.
