@@ -55,7 +55,7 @@ def _may_be_missing(node: pytest.Item | pytest.Collector) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
-    """A test is skipped only for want of what its marker names; never where all has to be there."""
+    """A test is skipped only where what its marker names is missing; never if all must be there."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and not _may_be_missing(item):
         report.outcome = "failed"

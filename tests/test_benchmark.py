@@ -1,4 +1,4 @@
-"""The benchmark: what it counts, by hand; that its parts run; what it says where it cannot."""
+"""The benchmark: its counts, against known ones; that its parts run; what it says where it cannot."""
 
 import json
 from dataclasses import replace
@@ -62,10 +62,10 @@ def test_unknown_part(capsys):
     with pytest.raises(SystemExit) as stop:
         benchmark.main(["step", "speed"])
     assert stop.value.code == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert "'speed'" in told[0]
-    assert "packing" in told[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "'speed'" in lines[0]
+    assert "packing" in lines[0]
 
 
 def convolve(x, w, stride, pad):

@@ -70,9 +70,11 @@ def make_run(
         ),
     )
     rankings = rank_table(features, table, protocols, **options)
-    told = {"distance": "euclidean", "flip": False, "multi_query": "", "reranked": False}
+    common = {"distance": "euclidean", "flip": False, "multi_query": "", "reranked": False}
     rows = {
-        name: make_scores(ranking, bootstrap_intervals(ranking, seed=drawn), options=told | options)
+        name: make_scores(
+            ranking, bootstrap_intervals(ranking, seed=drawn), options=common | options
+        )
         for name, ranking in rankings.items()
     }
     write_scores(workdir / "scores.json", {"step": 0, "data": str(layout), "rows": rows})
@@ -115,7 +117,7 @@ def test_the_first_protocol_in_common_is_compared(compare, layout, tmp_path) -> 
     assert "bootstrap interval over identities, paired)" in said
 
 
-def test_no_protocol_in_common_is_told_in_one_line(compare, layout, tmp_path) -> None:
+def test_no_protocol_in_common_is_reported_in_one_line(compare, layout, tmp_path) -> None:
     make_run(tmp_path / "one", layout, 1, ("mars-official",))
     make_run(tmp_path / "two", layout, 2, ("step", "step+queries"))
     status, said, _ = compare("one", "two")
@@ -153,7 +155,7 @@ def test_runs_are_ranked_by_their_own_rules(compare, layout, tmp_path, options) 
 
 
 @pytest.mark.parametrize("options", RULES, ids=lambda options: next(iter(options)))
-def test_runs_ranked_by_unlike_rules_are_refused_by_name(
+def test_runs_ranked_by_different_rules_are_refused_by_name(
     compare, layout, tmp_path, options
 ) -> None:
     make_run(tmp_path / "one", layout, 1)
@@ -167,7 +169,7 @@ def test_runs_ranked_by_unlike_rules_are_refused_by_name(
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]"])
-def test_a_run_without_scores_is_told_in_one_line(compare, layout, tmp_path, text) -> None:
+def test_a_run_without_scores_is_reported_in_one_line(compare, layout, tmp_path, text) -> None:
     make_run(tmp_path / "one", layout, 1)
     path = tmp_path / "one" / "scores.json"
     path.write_text(text)

@@ -58,7 +58,7 @@ def test_programs_are_those_of_the_package(name: str) -> None:
     assert "stablehlo" in lowered.as_text()
 
 
-def test_wrong_options_are_told(tmp_path: Path) -> None:
+def test_wrong_options_are_reported(tmp_path: Path) -> None:
     command = [sys.executable, compile_for_gpu.__file__]
     wrong = subprocess.run([*command, "--target", "tin"], capture_output=True, text=True)
     assert wrong.returncode == 2

@@ -29,7 +29,7 @@ OLD = Path(__file__).parent / "fixtures" / "old_configs"
 
 
 def findings(values: dict[str, Any]) -> list[str]:
-    """The lines that are told of the recipe with these values."""
+    """The lines that are printed for the recipe with these values."""
     with pytest.raises(UserError) as caught:
         check_config(changed(Config(), values))
     return str(caught.value).split("\n")
@@ -60,8 +60,8 @@ def test_mars_is_the_published_recipe() -> None:
     assert (config.model.stages, config.model.embed_dim) == ((2, 4), 4096)
 
 
-def comments_beside(path: Path) -> dict[int, str]:
-    """Line of code -> the comment behind it, or those on the lines above."""
+def comments_of(path: Path) -> dict[int, str]:
+    """Line of code -> the comment after it, or those on the lines above."""
     found, above = {}, []
     with tokenize.open(path) as file:
         for token in tokenize.generate_tokens(file.readline):
@@ -79,7 +79,7 @@ def comments_beside(path: Path) -> dict[int, str]:
 
 def test_mars_spells_out_every_key_with_its_meaning() -> None:
     assert load_config(MARS) == Config()
-    comments = comments_beside(MARS)
+    comments = comments_of(MARS)
     tree = ast.parse(MARS.read_text())
     (whole,) = (node for node in ast.walk(tree) if isinstance(node, ast.Return))
     assert isinstance(whole.value, ast.Call)
@@ -197,7 +197,7 @@ def test_numbers_lists_and_margins_take_the_type_of_their_key() -> None:
         assert config.loss.triplet_margin == ("soft" if margin == "soft" else float(margin))
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_that_is_wrong_is_reported_at_once() -> None:
     values = to_json(load_config(MARS))
     values["data"]["colour"] = "red"
     values["data"]["height"] = -1
@@ -231,7 +231,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ("loss.wheels", "there are loss.label_smoothing, "),
     ],
 )
-def test_unknown_keys_are_told_with_what_is_like_them(name: str, hint: str) -> None:
+def test_unknown_keys_are_reported_with_similar_ones(name: str, hint: str) -> None:
     with pytest.raises(UserError) as caught:
         changed(Config(), {name: 1, "data.height": 64, "data.no": 1})
     first, second = str(caught.value).split("\n")
@@ -253,7 +253,7 @@ def test_configs_of_older_runs_load_to_the_same_values(name: str) -> None:
     config = from_json(values)
     assert config == load_config(MARS.with_name(f"{name}.py"))
     loaded = to_json(config)
-    # The batch was a device's; the run's devices are told beside the config.
+    # The batch was a device's; the run's devices are printed next to the config.
     loaded["data"]["tracklets_per_device"] = loaded["data"]["tracklets"]
     both = from_json(values, num_devices=2)
     assert both.data.tracklets == 2 * values["data"]["tracklets_per_device"]
@@ -308,21 +308,23 @@ def test_files_that_are_no_configs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("config.loss.triplet_margin = 0.3", r"'triplet_margin'; .* changed\(config, "),
         ("config.loss.", "invalid syntax"),
         ("config = changed(config, {'data.hight': 3})", "config.data.hight: no such key"),
     ],
 )
-def test_a_config_file_with_a_mistake_is_told_in_a_line(tmp_path: Path, line: str, told: str):
+def test_a_config_file_with_a_mistake_is_reported_in_a_line(
+    tmp_path: Path, line: str, message: str
+):
     path = tmp_path / "mine.py"
     path.write_text(
         "from stf_jax.config import changed, load_config\n\n\ndef get_config():\n"
         f"    config = load_config({str(MARS)!r})\n"
         f"    {line}\n    return config\n"
     )
-    with pytest.raises(UserError, match=told) as found:
+    with pytest.raises(UserError, match=message) as found:
         load_config(path)
     assert str(path) in str(found.value)
     assert "\n" not in str(found.value)

@@ -38,7 +38,7 @@ PAGES = [
     )
 ]
 OWN = re.compile(r"(?:python -m stf_jax\.[\w.]+|python scripts/\w+\.py|scripts/\w+\.sh)(?: |$)")
-# Options put behind those of a command that would take long. The model is the smallest there is.
+# Options added after those of a command that would take long. The model is the smallest there is.
 SMALL = {
     "stf_jax.prepare synthetic": "--min-length 3 --max-length 4 --height 32 --width 16",
     "stf_jax.main --config": (
@@ -186,7 +186,7 @@ def test_options_and_config_keys_exist(page: Path) -> None:
             functools.reduce(getattr, key.split(".")[1:], config)
 
 
-def test_functions_named_beside_a_file_are_in_it() -> None:
+def test_functions_named_with_a_file_are_in_it() -> None:
     named = 0
     for page in PAGES:
         found = re.findall(r"`(stf_jax/[\w/]+\.py)`((?:,?\s`[A-Za-z_][\w.]*`)+)", page.read_text())

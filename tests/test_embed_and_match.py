@@ -160,7 +160,7 @@ def test_every_option_of_the_evaluation(workdir: Path, features: FeatureSet, tmp
         assert (used["multi_query"], used["chunk_weighting"]) == ("mean", "frames")
         assert used["reranked"] == ("re-ranked" in label)
 
-    # The pooled score again, from the features by hand.
+    # The pooled score again, computed here from the features.
     weighted = read_features(copy / "features.npz")
     assert abs(weighted.features - features.features).max() > 1e-6
     queries = weighted.features.reshape(PEOPLE, 3, -1)[:, :2].mean(1)
@@ -190,7 +190,7 @@ def test_a_layout_embeds_as_it_was_evaluated(
 def test_folders_of_frames_embed_as_the_layout_does(
     workdir: Path, layout: Path, features: FeatureSet, tmp_path: Path
 ) -> None:
-    """Frames 7, 8, 9, 10 ... come in the order of their numbers, folders likewise."""
+    """Frames 7, 8, 9, 10 ... come in the order of their numbers, and so do folders."""
     for row in range(features.num_tracklets):
         folder = tmp_path / "frames" / "yard" / f"track {row + 5}"
         folder.mkdir(parents=True)

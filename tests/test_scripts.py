@@ -1,4 +1,4 @@
-"""What the shell scripts ask for, seen by a stand-in for Python that writes its arguments down."""
+"""What the shell scripts run, recorded by a stand-in for Python that logs its arguments."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ STAND_IN = """#!/usr/bin/env bash
 case "$*" in
   "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-c "*) ;;
-  *) echo "$*" >>"$TOLD" ;;
+  *) echo "$*" >>"$CALLS" ;;
 esac
 """
 
@@ -30,42 +30,42 @@ def clone(tmp_path: Path) -> Path:
 
 
 def run(clone: Path, *command: str, **environment: str) -> tuple[int, list[str], str]:
-    """Return the status, what Python was asked for and what was said to standard error."""
-    told = clone / "told.txt"
-    told.write_text("")
+    """Return the status, the arguments of Python's calls and the text of standard error."""
+    calls = clone / "calls.txt"
+    calls.write_text("")
     kept = ("PYTHON", "STF_VENV", "VIRTUAL_ENV", "CONDA_PREFIX")
     env = {k: v for k, v in os.environ.items() if k not in kept}
-    env |= {"STF_BASE_PYTHON": str(clone / "base"), "TOLD": str(told), **environment}
+    env |= {"STF_BASE_PYTHON": str(clone / "base"), "CALLS": str(calls), **environment}
     done = subprocess.run(
         ["bash", *command], cwd=clone, env=env, capture_output=True, text=True, check=False
     )
-    return done.returncode, told.read_text().splitlines(), done.stderr
+    return done.returncode, calls.read_text().splitlines(), done.stderr
 
 
 @pytest.mark.parametrize("seed", ["", "3"])
 def test_demo_from_a_clone_without_data(clone, seed):
-    status, asked, told = run(clone, "scripts/demo.sh", *filter(None, [seed]))
-    assert status == 0, told
-    installs = [line for line in asked if line.startswith("-m pip install")]
+    status, calls, errors = run(clone, "scripts/demo.sh", *filter(None, [seed]))
+    assert status == 0, errors
+    installs = [line for line in calls if line.startswith("-m pip install")]
     assert len(installs) == 1
     assert installs[0].split()[-1] in (str(clone), f"{clone}[cuda]")
     assert (clone / "data").is_dir()  # of the preview
     number = seed or "0"
-    runs = [line for line in asked if f"--config.seed={number}" in line]
+    runs = [line for line in calls if f"--config.seed={number}" in line]
     assert [f"--workdir runs/demo-{number}/fusion" in line for line in runs].count(True) == 1
     assert len(runs) == 2
-    assert asked[-1].startswith("scripts/compare.py")
-    status, asked, _ = run(clone, "scripts/demo.sh")
+    assert calls[-1].startswith("scripts/compare.py")
+    status, calls, _ = run(clone, "scripts/demo.sh")
     assert status == 0
-    assert not [line for line in asked if "pip" in line]  # installed once
+    assert not [line for line in calls if "pip" in line]  # installed once
 
 
 def test_a_script_that_needs_more_installs_it(clone):
     run(clone, "scripts/demo.sh")
-    status, asked, told = run(clone, "scripts/test.sh", "-x")
-    assert status == 0, told
-    assert asked[0].split()[-1] in (f"{clone}[dev]", f"{clone}[dev,cuda]")
-    assert asked[-1] == "-m pytest -x"
+    status, calls, errors = run(clone, "scripts/test.sh", "-x")
+    assert status == 0, errors
+    assert calls[0].split()[-1] in (f"{clone}[dev]", f"{clone}[dev,cuda]")
+    assert calls[-1] == "-m pytest -x"
 
 
 @pytest.mark.parametrize("script", ["eval", "train", "splits", "ablate"])
@@ -77,16 +77,16 @@ def test_scripts_that_install_nothing(clone, script):
     (bare / "python").write_text("#!/bin/sh\nexit 1\n")
     (bare / "python").chmod(0o755)
     path = f"{bare}:{os.environ['PATH']}"
-    status, _, told = run(clone, *command, PATH=path)
+    status, _, errors = run(clone, *command, PATH=path)
     assert status == 2
-    assert told == (
-        "error: python has no stf-jax; install it (README, Install by hand), or set PYTHON\n"
+    assert errors == (
+        "error: python has no stf-jax; install it (README, Manual installation), or set PYTHON\n"
     )
     run(clone, "scripts/demo.sh")
-    status, asked, told = run(clone, *command, PATH=path)  # .venv is there now
-    assert (status, told) == (0, "")
-    assert len(asked) == 1
-    assert "runs/mars" in asked[0]
-    status, _, told = run(clone, command[0])
+    status, calls, errors = run(clone, *command, PATH=path)  # .venv is there now
+    assert (status, errors) == (0, "")
+    assert len(calls) == 1
+    assert "runs/mars" in calls[0]
+    status, _, errors = run(clone, command[0])
     assert status == 1
-    assert "usage: scripts/" in told
+    assert "usage: scripts/" in errors

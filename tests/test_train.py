@@ -238,7 +238,7 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
 ) -> None:
     root = tmp_path / "set"
     shutil.copytree(layout, root)
-    # Of people 0 and 1, who train: one frame and a whole tracklet. Of 5 and 6: likewise.
+    # Of people 0 and 1, who train: one frame and a whole tracklet. Of 5 and 6: the same.
     damaged = [image_name(0, 1, 1, 2), image_name(6, 1, 1, 4)]
     damaged += [image_name(p, 2, 1, k) for p in (1, 5) for k in range(5)]
     for name in damaged:
@@ -253,7 +253,7 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
     for run, threads in zip(runs, (1, 3), strict=True):
         caplog.clear()
         training.train(changed(config, {"data.threads": threads}), run)
-        # Two epochs of whole tracklets would read 2 x 40 frames; each is told by name and number.
+        # Two epochs of whole tracklets would read 2 x 40 frames; each is logged by name and number.
         assert "png: cannot be read, left out" in caplog.text
         assert "6 of 40 images could not be read and were left out" in caplog.text  # evaluation
         assert "of 1 of 8 tracklets no image could be read (e.g. that of 000005_2" in caplog.text
@@ -271,14 +271,14 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
     capsys.readouterr()
     with np.load(runs[0] / "features.npz") as skipped:
         whole = {name: skipped[name] for name in ("features", "num_frames", "person_ids")}
-    mended = changed(config, {"data.partitions": "fixed.pkl", "data.on_corrupt": "error"})
-    fixed = evaluate_workdir(mended, runs[0], "latest")
+    fixed_config = changed(config, {"data.partitions": "fixed.pkl", "data.on_corrupt": "error"})
+    fixed = evaluate_workdir(fixed_config, runs[0], "latest")
     assert fixed["rows"]["step"]["scores"] == row["scores"]
     seen = whole["num_frames"] > 0
     assert whole["num_frames"].tolist() == [5, 5, 5, 0, 4, 5, 5, 5]
     np.testing.assert_array_equal(whole["features"][~seen], 0)
-    with np.load(runs[0] / "features.npz") as mended:
-        np.testing.assert_allclose(mended["features"], whole["features"][seen], atol=1e-6)
+    with np.load(runs[0] / "features.npz") as features:
+        np.testing.assert_allclose(features["features"], whole["features"][seen], atol=1e-6)
 
 
 @pytest.fixture
@@ -508,9 +508,9 @@ def test_evaluation_tells_what_is_odd_in_the_layout(straight: Path, tmp_path: Pa
     run = tmp_path / "run"
     shutil.copytree(straight, run)
     evaluate_workdir(tiny_config(one_camera), run, "latest", report=False)
-    told = capsys.readouterr().out
-    assert "0 of 4" in told  # queries without a match
-    assert re.search(r"^note: .*test: 4 query and 0 gallery", told, re.MULTILINE), told
+    printed = capsys.readouterr().out
+    assert "0 of 4" in printed  # queries without a match
+    assert re.search(r"^note: .*test: 4 query and 0 gallery", printed, re.MULTILINE), printed
 
 
 ON_DEVICES = """
@@ -568,9 +568,9 @@ def test_a_run_goes_on_with_another_number_of_devices(layout: Path, tmp_path: Pa
 
     run(1, "one", 0)
     run(1, "moved", 3)
-    told = run(2, "moved", 5)
-    assert "note: on 2 devices now, on 1 before" in told
-    assert "step 3 (epoch 2, step 1 of 2 done)" in told
+    printed = run(2, "moved", 5)
+    assert "note: on 2 devices now, on 1 before" in printed
+    assert "step 3 (epoch 2, step 1 of 2 done)" in printed
     assert "step 5 (epoch 3, step 1 of 2 done)" in run(4, "moved", 0)
     pairs = zip(final_params(tmp_path / "one"), final_params(tmp_path / "moved"), strict=True)
     for one, moved in pairs:

@@ -128,7 +128,7 @@ def test_jitter_in_hsv():
     offsets[3] = 0
     found = jax.jit(module.jitter_hsv)(jnp.asarray(images, jnp.float32), jnp.asarray(offsets))
     expected = [slow_jitter(f.astype(float), o) for f, o in zip(images, offsets, strict=True)]
-    # Where a value lies between two whole numbers, rounding may go either way: few, small.
+    # Where a value is between two whole numbers, rounding may go either way: few, small.
     close = np.abs(np.asarray(found) - np.stack(expected)) < 1e-2
     assert close.mean() > 0.995
     np.testing.assert_allclose(found, np.stack(expected), atol=10)

@@ -168,7 +168,7 @@ def test_devices_that_do_not_divide_a_step_are_refused(num_devices, fitting):
         training_plan(make_table([10] * 20), seed=0, epoch=0, num_devices=num_devices, tracklets=4)
 
 
-def test_devices_get_alike_numbers_of_frames(mars):
+def test_devices_get_similar_numbers_of_frames(mars):
     plan = training_plan(mars["train"], seed=0, epoch=0, num_devices=8, tracklets=32)
     counts = frame_counts(plan)
     assert counts.shape == (259, 8)

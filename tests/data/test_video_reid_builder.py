@@ -184,7 +184,7 @@ def test_the_commands_build_one_split_of_several(tmp_path, command, capsys):
     assert read(rows) == [(images / name.decode()).read_bytes() for name in table.names]
 
 
-def test_bad_input_is_told(built, tmp_path):
+def test_bad_input_is_reported(built, tmp_path):
     layout, folder = built
     table = loaded(folder, "test", check_files=False)
     with pytest.raises(UserError, match=r"has no dataset_info.json; expected the folder of a"):

@@ -62,7 +62,7 @@ def test_width_of_a_share_is_the_binomial_one():
     assert low < share < high
 
 
-def test_seeded_and_alike_in_pieces(monkeypatch):
+def test_seeded_and_the_same_in_pieces(monkeypatch):
     ranking = make_ranking()
     whole = bootstrap_intervals(ranking, resamples=50, seed=3)
     assert whole == bootstrap_intervals(ranking, resamples=50, seed=3)

@@ -52,7 +52,7 @@ def test_entry():
     assert len(entry["cmc"]) == 10
 
 
-def test_departures_from_the_protocol_are_told():
+def test_departures_from_the_protocol_are_reported():
     ranking = make_ranking(separate_camera_set=True, single_gallery_shot=True, draws=7, seed=2)
     assert make_scores(ranking)["options"] == {
         "separate_camera_set": True,

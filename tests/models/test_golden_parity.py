@@ -329,7 +329,7 @@ def test_parameters_after_four_steps(golden, trajectory):
 @pytest.mark.slow
 @pytest.mark.parametrize("golden", ["a"], indirect=True)
 def test_rounding_alone_moves_the_later_steps(golden, training, trajectory):
-    """Weights that differ in the 15th digit end up more than 1e-6 apart: no one can be nearer."""
+    """Weights that differ in the 15th digit end up more than 1e-6 apart: nothing can be closer."""
     step, variables, optimiser, batch = training
     r = np.random.RandomState(0)
     with jax.enable_x64(True):

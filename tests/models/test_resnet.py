@@ -76,7 +76,7 @@ def convolutions(backbone: str, **fields):
     ("kernel", "stride", "dilation"), [(1, 2, 1), (3, 1, 1), (3, 2, 2), (7, 2, 1)]
 )
 def test_conv_is_a_plain_convolution(size, kernel, stride, dilation):
-    """Products over patches (small maps, 1x1 kernels) and convolutions alike, and gradients."""
+    """Both products over patches (small maps, 1x1 kernels) and convolutions, and gradients."""
     r = np.random.RandomState(0)
     x = jnp.asarray(r.standard_normal((2, *size, 3)), jnp.float32)
     weight = jnp.asarray(r.standard_normal((kernel, kernel, 3, 5)), jnp.float32)

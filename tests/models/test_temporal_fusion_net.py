@@ -366,7 +366,7 @@ def test_wrong_fields_are_named(wrong):
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_wrong_shapes_are_told():
+def test_wrong_shapes_are_reported():
     frames = jnp.zeros((2, 3, H, W, 3))
     with pytest.raises(ValueError, match=r"mask has shape \(3, 2\), expected \(2, 3\)"):
         jax.eval_shape(SMALL.init, jax.random.key(0), frames, jnp.ones((3, 2), bool))

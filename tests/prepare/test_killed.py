@@ -49,8 +49,8 @@ def child(kill_at, output, most=None):
         os._exit(status)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        told = pipe.read()
-    return os.waitpid(pid, 0)[1], told
+        printed = pipe.read()
+    return os.waitpid(pid, 0)[1], printed
 
 
 def contents(root):
@@ -83,15 +83,16 @@ while True:
 full = 0
 for most in (0, 1, 50, 90, 130, 200, 300, 400, 600, 900, 1500):
     shutil.rmtree(root, ignore_errors=True)
-    status, told = child(0, root, most)
+    status, printed = child(0, root, most)
     if status == 0:
         assert contents(root) == expected
         continue
     full += 1
-    assert os.waitstatus_to_exitcode(status) == 2, (most, status, told)
-    named = told.startswith("error: " + str(root)) or "cannot be placed as " + str(root) in told
-    assert named, told
-    assert "File too large" in told and told.count("\\n") == 1, told
+    assert os.waitstatus_to_exitcode(status) == 2, (most, status, printed)
+    placed = "cannot be placed as " + str(root) in printed
+    named = placed or printed.startswith("error: " + str(root))
+    assert named, printed
+    assert "File too large" in printed and printed.count("\\n") == 1, printed
     left = contents(root)
     assert not any(path.match("partitions.pkl") or path.match("partitions_00.pkl") for path in left)
     assert not any(path.suffix == ".part" for path in left)
@@ -174,7 +175,7 @@ def synthetic(root):
 
 
 @pytest.mark.parametrize("source", [mars, ilids_vid, ls_vid, prid2011, mot, synthetic])
-def test_killed_at_any_moment_the_same_command_ends_alike(source, tmp_path):
+def test_killed_at_any_moment_the_same_command_ends_the_same(source, tmp_path):
     argv = source(tmp_path / "source")
     driver = [sys.executable, "-W", "ignore", "-c", DRIVER, str(tmp_path), *argv]
     result = subprocess.run(driver, capture_output=True, text=True, timeout=300)

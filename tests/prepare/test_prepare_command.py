@@ -36,21 +36,21 @@ def test_every_source_has_help_with_an_example(source, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "printed"),
     [
         (UserError("a.txt: empty\nb.txt: empty"), 2, "error: a.txt: empty\nb.txt: empty\n"),
         (FileNotFoundError(2, "No such file", "c.txt"), 2, "error: c.txt: No such file\n"),
         (KeyboardInterrupt(), 130, "interrupted: run the same command again to resume\n"),
     ],
 )
-def test_bad_input_is_told_without_a_traceback(error, status, told, monkeypatch, capsys):
+def test_bad_input_is_reported_without_a_traceback(error, status, printed, monkeypatch, capsys):
     def fail(_args):
         raise error
 
     module = SimpleNamespace(add_arguments=lambda parser: None, run=fail)
     monkeypatch.setattr(command.importlib, "import_module", lambda name: module)
     assert command.main(["synthetic"]) == status
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == printed
 
 
 def test_faults_of_the_program_keep_their_traceback(monkeypatch):

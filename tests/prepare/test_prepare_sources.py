@@ -22,6 +22,6 @@ def test_a_missing_source_is_one_line_and_status_2(source, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_verify_says_by_its_status_whether_there_is_something_to_mend(tmp_path, capsys):
+def test_verify_says_by_its_status_whether_there_is_something_to_fix(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 2
     assert "no such file; expected a layout's partitions file" in capsys.readouterr().err

@@ -113,11 +113,11 @@ def test_damaged_images_are_found_and_the_fix_leaves_only_them_out(root, capsys)
     assert (root / "partitions.pkl").read_bytes() == old
     after = load_layout(root, "fixed.pkl")
     for subset in ("trainval", "test"):
-        table, mended = getattr(before, subset), getattr(after, subset)
+        table, repaired = getattr(before, subset), getattr(after, subset)
         kept = [name for name in table.names.tolist() if name.decode() not in damaged]
-        assert mended.names.tolist() == kept
-        assert mended.marks.tolist() == table.marks.tolist()  # no tracklet was lost whole
-        assert mended.labels.tolist() == table.labels.tolist()
+        assert repaired.names.tolist() == kept
+        assert repaired.marks.tolist() == table.marks.tolist()  # no tracklet was lost entirely
+        assert repaired.labels.tolist() == table.labels.tolist()
     assert run(root, "--partitions", "fixed.pkl") == 0
     assert len((root / "fixed.pkl.dropped").read_text().splitlines()) == len(damaged)
 
@@ -151,7 +151,7 @@ def test_bad_entries_are_found_and_left_out(root, capsys):
     assert trainval.labels.tolist() == [0, 0, 1]
 
 
-def test_same_content_is_told_by_what_the_images_share(root, capsys):
+def test_same_content_is_reported_by_what_the_images_share(root, capsys):
     images = root / "images"
     pairs = {
         "within one tracklet": ("000001_10001_000000.jpg", "000001_10001_000002.jpg"),
@@ -168,7 +168,7 @@ def test_same_content_is_told_by_what_the_images_share(root, capsys):
     for first, second in pairs.values():
         (images / second).write_bytes((images / first).read_bytes())
     draw(images / "left_over.png", 5)
-    assert run(root) == 0  # told, but no mistake by itself
+    assert run(root) == 0  # reported, but not a mistake by itself
     printed = capsys.readouterr().out
     for where, pair in pairs.items():
         line = next(line for line in printed.splitlines() if f"of images {where}" in line)

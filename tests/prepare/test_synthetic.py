@@ -110,7 +110,7 @@ def test_two_processes_write_the_same_bytes(small, tmp_path):
     assert files(tmp_path / "set") == files(small)
 
 
-def test_an_interrupted_run_goes_on_and_ends_alike(small, tmp_path, capsys):
+def test_an_interrupted_run_resumes_and_ends_the_same(small, tmp_path, capsys):
     root = tmp_path / "set"
     shutil.copytree(small, root)
     images = sorted((root / "images").iterdir())

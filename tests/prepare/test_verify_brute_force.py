@@ -46,8 +46,8 @@ def broken_layout(root: Path, seed: int) -> tuple[dict, set[str]]:
             for _ in range(1 + (rng.random() < 0.05)):
                 subsets[subset].append(name)
                 if subset == "test":
-                    odd = rng.random()
-                    marks.append(7 if odd < 0.03 else (mark + 1) % 3 if odd < 0.08 else mark)
+                    draw = rng.random()
+                    marks.append(7 if draw < 0.03 else (mark + 1) % 3 if draw < 0.08 else mark)
             if rng.random() < 0.05:
                 other = f"{name.rpartition('.')[0]}.png"  # the same frame by another name
                 if other != name:
@@ -68,8 +68,8 @@ def broken_layout(root: Path, seed: int) -> tuple[dict, set[str]]:
             if damage < 0.02:
                 continue  # missing
             (root / "images" / name).write_bytes(content)
-    for odd in ("notes.txt", "0001_1001.png", "0001_1001_.jpg", "1_1_1_1.png"):
-        subsets["test"].append(odd)
+    for name in ("notes.txt", "0001_1001.png", "0001_1001_.jpg", "1_1_1_1.png"):
+        subsets["test"].append(name)
         marks.append(1)
     order = rng.permutation(len(subsets["test"]))
     people = sorted({int(NAME.fullmatch(name)[1]) for name in subsets["trainval"]})  # pyright: ignore
@@ -160,9 +160,9 @@ def test_a_layout_broken_at_random(seed: int, tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.split("\n") if line.startswith("queries without a match")]
     assert int(line.split()[-1]) == unmatched(fixed["test_im_names"], fixed["test_marks"])
-    told = re.findall(r"same content: (\d+) groups of images ([a-z ]*[a-z]) \(", printed)
+    groups = re.findall(r"same content: (\d+) groups of images ([a-z ]*[a-z]) \(", printed)
     names = {subset: set(fixed[f"{subset}_im_names"]) for subset in expected}
-    assert {where: int(count) for count, where in told} == dict(same_content(tmp_path, names))
+    assert {where: int(count) for count, where in groups} == dict(same_content(tmp_path, names))
 
 
 def test_an_image_is_called_good_where_training_can_decode_it(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def _largest_file(directory):
     return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-def test_a_flipped_bit_is_told(tmp_path):
+def test_a_flipped_bit_is_reported(tmp_path):
     _save_all(tmp_path, (1, 0.9), (2, 0.1))
     file = _largest_file(tmp_path / "2" / "model")
     data = bytearray(file.read_bytes())
@@ -271,7 +271,7 @@ def test_a_flipped_bit_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("item", ["contents", "model", "training", "position"])
-def test_a_missing_part_is_told(tmp_path, item):
+def test_a_missing_part_is_reported(tmp_path, item):
     _save_all(tmp_path, (1, None))
     for file in sorted((tmp_path / "1" / item).rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
@@ -308,7 +308,7 @@ for step in itertools.count(start):
 
 
 def test_a_killed_run_leaves_the_last_whole_step(tmp_path):
-    """SIGKILL at different moments of writing; each start goes on behind the one before."""
+    """SIGKILL at different moments of writing; each start resumes after the one before."""
     root = str(Path(stf_jax.__file__).parents[1])
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
     last = 0

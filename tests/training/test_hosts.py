@@ -101,13 +101,13 @@ def start(code: str, *arguments: str, **variables: object) -> subprocess.Popen[s
 def finish(*started: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
     """Status, standard output and standard error of each, without what Gloo prints to both."""
     try:
-        told = [process.communicate(timeout=800) for process in started]
+        outputs = [process.communicate(timeout=800) for process in started]
     finally:
         for process in started:
             process.kill()
     return [
         (process.returncode, without_gloo(out), without_gloo(errors))
-        for process, (out, errors) in zip(started, told, strict=True)
+        for process, (out, errors) in zip(started, outputs, strict=True)
     ]
 
 
@@ -146,7 +146,7 @@ def command(layout: Path, workdir: Path) -> list[str]:
 def on_two_hosts(
     arguments: list[str], first: dict[str, object], second: dict[str, object]
 ) -> list[tuple[int, str, str]]:
-    """One host is told by options, the other by the environment."""
+    """One host is configured by options, the other by the environment."""
     port = free_port()
     options = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", "0")
     variables = {
@@ -179,28 +179,28 @@ def test_two_hosts_stopped_killed_and_resumed_are_one_host_with_two_devices(
 
     # A notice to the second host: both finish the same step, the first writes it, both leave.
     term, kill = int(signal.SIGTERM), int(signal.SIGKILL)
-    (zero, out, told), (one, *silent) = on_two_hosts(
+    (zero, out, errors), (one, *silent) = on_two_hosts(
         arguments, {"STEP": 2}, {"STEP": 2, "SIGNAL": term}
     )
     assert out == ""
-    assert (zero, one) == (0, 0), told + silent[1]
+    assert (zero, one) == (0, 0), errors + silent[1]
     stored = checkpoint.describe(together / "checkpoints")
     stopped = stored[-1].step
     assert 2 <= stopped < STEPS
-    assert f"SIGTERM at one of the hosts: stopped after step {stopped}" in told
+    assert f"SIGTERM at one of the hosts: stopped after step {stopped}" in errors
     assert silent == ["", ""]
 
     # The first host dies after the first evaluation: the second does not hang.
-    (zero, _, told), (one, _, told_one) = on_two_hosts(
+    (zero, _, errors), (one, _, other_errors) = on_two_hosts(
         arguments, {"SIGNAL": kill, "STEP": max(stopped, 12) + 3}, {}
     )
-    assert zero == -kill, told
-    assert f"resumed {together} at step {stopped}" in told
-    assert one != 0, told_one
+    assert zero == -kill, errors
+    assert f"resumed {together} at step {stopped}" in errors
+    assert one != 0, other_errors
     assert max(entry.step for entry in checkpoint.describe(together / "checkpoints")) >= stopped
 
-    (zero, out, told), (one, *silent) = on_two_hosts(arguments, {}, {})
-    assert (zero, one) == (0, 0), told + silent[1]
+    (zero, out, errors), (one, *silent) = on_two_hosts(arguments, {}, {})
+    assert (zero, one) == (0, 0), errors + silent[1]
     assert "written to" in out
     assert silent == ["", ""]
     assert logged(together) == logged(alone)
@@ -247,9 +247,9 @@ with hosts.joined(
     assert hosts.from_first(lambda: value if own == 0 else 1 / 0) == value
 
     def fails():
-        raise UserError("told by the first")
+        raise UserError("raised by the first")
 
-    assert caught(lambda: hosts.from_first(fails)) == "told by the first"
+    assert caught(lambda: hosts.from_first(fails)) == "raised by the first"
     assert hosts.check_same({"data": "x", "step": 3}) is None
     said = caught(lambda: hosts.check_same({"data": "x", "weights": own}))
     assert said.startswith("several hosts: weights: host 1 differs from the first host")
@@ -262,12 +262,14 @@ with hosts.joined(
 @pytest.mark.slow
 def test_hosts_gather_agree_and_end_together() -> None:
     port = str(free_port())
-    (zero, _, told), (one, _, said) = finish(*(start(PARTS, port, str(own)) for own in (0, 1)))
-    assert one == 2, said
-    assert "error: the second host alone fails" in said
-    assert "Traceback" not in said
-    assert zero != 0, told
-    assert "AssertionError" not in told + said
+    (zero, _, errors), (one, _, other_errors) = finish(
+        *(start(PARTS, port, str(own)) for own in (0, 1))
+    )
+    assert one == 2, other_errors
+    assert "error: the second host alone fails" in other_errors
+    assert "Traceback" not in other_errors
+    assert zero != 0, errors
+    assert "AssertionError" not in errors + other_errors
 
 
 def test_on_one_host_nothing_happens() -> None:
@@ -337,7 +339,7 @@ with hosts.joined(hosts.initialize_arguments(None, None, None, True), stops_on_n
 
 
 def test_a_cluster_that_is_none_is_one_line() -> None:
-    ((status, _, told),) = finish(start(textwrap.dedent(FIND)))
-    assert status == 2, told
-    (line,) = told.strip().splitlines()
+    ((status, _, errors),) = finish(start(textwrap.dedent(FIND)))
+    assert status == 2, errors
+    (line,) = errors.strip().splitlines()
     assert "expected a task of SLURM or Open MPI" in line

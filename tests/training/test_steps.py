@@ -121,7 +121,7 @@ def test_triplet_loss_joins_with_its_weight() -> None:
 @pytest.mark.parametrize("devices", [1, 2, 8, 64])
 @pytest.mark.parametrize("real", [0, 1, 3])
 def test_the_loss_is_the_mean_over_tracklets_on_any_number_of_devices(devices, real) -> None:
-    """`K` classes alike: ln K a tracklet, however few of the devices hold one."""
+    """`K` equally likely classes: ln K a tracklet, however few of the devices hold one."""
     labels = np.full((devices, 3), -1, np.int32)
     labels.T.flat[:real] = 2
 

@@ -133,7 +133,7 @@ def test_labels(findings, labels, parts):
         assert part in "\n".join(lines)
 
 
-def test_one_identity_spelt_twice_alike_is_fine(findings):
+def test_one_identity_spelt_in_two_ways_with_one_label_is_fine(findings):
     values = trained("0001_1001", "0003_1001", labels={"1": 0, "0001": 0, 3: 1})
     assert findings(values) == ([], [])
 

@@ -35,7 +35,7 @@ good = st.builds(
     digits,
     st.sampled_from(["png", "jpg", "jpeg", "PNG", "Jpg", "JPEG"]),
 )
-odd = st.sampled_from(
+malformed = st.sampled_from(
     [
         "",
         "1_11_1.gif",
@@ -64,7 +64,7 @@ odd = st.sampled_from(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    values=st.lists(good | odd | st.text(max_size=6) | good.map(str.encode), max_size=12),
+    values=st.lists(good | malformed | st.text(max_size=6) | good.map(str.encode), max_size=12),
     camera_digits=st.integers(1, 3),
 )
 @example(values=["-00001_1001_000000.png", b"7_1_2.JPG"], camera_digits=1)

@@ -49,7 +49,7 @@ def errors(root, **options):
 
 
 def message(root):
-    """What a user is told: the lines of the UserError, or none."""
+    """What a user sees: the lines of the UserError, or none."""
     try:
         load_layout(root, check_files=False)
     except UserError as error:
@@ -298,7 +298,7 @@ def test_everything_is_reported_at_once(tmp_path):
         "test_im_names: 3 of 3 images are not in",
     ):
         assert finding in text
-    # Each line has a mend, and none repeats another.
+    # Each line says how to fix it, and none repeats another.
     assert all(";" in line for line in lines)
     assert len(set(lines)) == len(lines)
 

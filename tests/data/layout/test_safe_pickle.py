@@ -186,8 +186,8 @@ def test_forged_array_states_do_not_load(load):
     dtype = b"cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR"
     short = head + b"(I1\n(I9\nt" + dtype + b"I00\nS'12345678'\ntb."
     assert "array of shape" in refused(load, short)
-    odd = head + b"(I1\n(I1\nt" + dtype + b"I00\nS'1234567'\ntb."
-    assert "not a complete pickle" in refused(load, odd)
+    short = head + b"(I1\n(I1\nt" + dtype + b"I00\nS'1234567'\ntb."
+    assert "not a complete pickle" in refused(load, short)
 
 
 def test_truncated_at_every_byte(load):

@@ -1,4 +1,4 @@
-"""Extraction against a plain loop over tracklets and chunks, with a model done by hand."""
+"""Extraction against a plain loop over tracklets and chunks, with a hand-written model."""
 
 from pathlib import Path
 
@@ -80,14 +80,14 @@ def test_equal_to_a_plain_loop(weighting: str, num_devices: int, frames_per_devi
     plan = evaluation_plan(
         table, num_devices=num_devices, chunk=CHUNK, frames_per_device=frames_per_device
     )
-    told = []
+    counts = []
     found = extract_features(
         step, None, batches_of(plan), plan, table.num_tracklets, table.num_frames,
-        weighting=weighting, progress=told.append,
+        weighting=weighting, progress=counts.append,
     )  # fmt: skip
     np.testing.assert_allclose(found.features, by_hand(table, weighting), rtol=1e-5)
     np.testing.assert_array_equal(found.num_frames, LENGTHS)
-    assert sum(told) == table.num_frames
+    assert sum(counts) == table.num_frames
     assert np.isnan(found.inter_weights).all()
     for i, length in enumerate(LENGTHS):
         mine = found.frame_weights[table.offsets[i] : table.offsets[i + 1]]

@@ -87,9 +87,9 @@ def test_images_that_lie_elsewhere(tracklets: FeatureSet, tmp_path: Path, capsys
     write_features(features, lost)
     argv = [str(features), "--query", "1", "--output", str(output)]
     assert main(argv) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {features}: {tmp_path / 'gone'}")
-    assert "--images" in told
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {features}: {tmp_path / 'gone'}")
+    assert "--images" in message
     assert not output.exists()
     assert main([*argv, "--images", tracklets.image_dir]) == 0
     assert output.exists()

@@ -170,7 +170,7 @@ def test_clicked_through(content: ReportContent, page: Path, browser) -> None:
     assert all(url.startswith(("file:", "about:", "data:")) for url in browser.requests)
 
 
-def test_weights_are_drawn_and_told(page: Path, browser) -> None:
+def test_weights_are_drawn_and_in_the_text(page: Path, browser) -> None:
     browser.open(page.as_uri() + "#search=0&camera=1")
     heights = browser.value(
         "[...document.querySelectorAll('.query .bars rect.both')]"
@@ -178,9 +178,9 @@ def test_weights_are_drawn_and_told(page: Path, browser) -> None:
     )
     np.testing.assert_allclose(np.array(heights) / sum(heights), [0.5, 0.3, 0.2], rtol=0.02)
     assert browser.value("document.querySelectorAll('.bars rect.inter').length") == 0  # it is off
-    told = browser.value("document.querySelector('.query img').alt")
-    assert told.startswith("person 0, camera 1, track 1: frames 1, 2, 3 of 3; weights")
-    assert "both 1.50, 0.90, 0.60" in told
+    text = browser.value("document.querySelector('.query img').alt")
+    assert text.startswith("person 0, camera 1, track 1: frames 1, 2, 3 of 3; weights")
+    assert "both 1.50, 0.90, 0.60" in text
     # The picture itself is there; those far below are not loaded yet.
     browser.wait("document.querySelector('.query img').naturalWidth === 3 * 48")
 

@@ -37,15 +37,15 @@ print(json.dumps(found))
 
 
 class Hub:
-    """A hub of one file on a port of this machine; `asked` has (method, path) of each request."""
+    """A hub of one file on a local port; `requests` has (method, path) of each request."""
 
     def __init__(self, content: bytes) -> None:
-        self.asked: list[tuple[str, str]] = []
-        asked = self.asked
+        self.requests: list[tuple[str, str]] = []
+        requests = self.requests
         paths = {f"/owner/repo/resolve/{name}/dir/w.npz" for name in ("main", "v1.0", COMMIT)}
 
         def answer(request: http.server.BaseHTTPRequestHandler) -> None:
-            asked.append((request.command, request.path))
+            requests.append((request.command, request.path))
             here = request.path in paths
             request.send_response(200 if here else 404)
             request.send_header("X-Repo-Commit", COMMIT)
@@ -74,8 +74,8 @@ class Hub:
 
     def gets(self) -> int:
         """Files fetched since the last call."""
-        count = sum(method == "GET" and "/resolve/" in path for method, path in self.asked)
-        self.asked.clear()
+        count = sum(method == "GET" and "/resolve/" in path for method, path in self.requests)
+        self.requests.clear()
         return count
 
 
@@ -105,7 +105,7 @@ def locate(env: dict[str, str], *locations: str) -> list[str]:
     return json.loads(done.stdout)
 
 
-def test_fetched_once_checked_and_told_when_offline(hub: Hub, weights: bytes, tmp_path) -> None:
+def test_fetched_once_checked_and_reported_when_offline(hub: Hub, weights: bytes, tmp_path) -> None:
     address, home = "hf://owner/repo/dir/w.npz", tmp_path
     good, bad = hashlib.sha256(weights).hexdigest(), "0" * 64
 
@@ -130,7 +130,7 @@ def test_fetched_once_checked_and_told_when_offline(hub: Hub, weights: bytes, tm
 
     hub.close()  # the network is gone
     assert locate(environment(home, hub.address), f"{address}#sha256={good}") == [first]
-    # A file that is not cached is asked for half a minute, unless huggingface_hub knows it is off.
+    # huggingface_hub retries an uncached file for half a minute, unless it knows it is offline.
     env = environment(home, hub.address, HF_HUB_OFFLINE="1")
     there, not_there = locate(env, f"{address}#sha256={good}", "hf://owner/repo/dir/x.pth")
     assert there == first

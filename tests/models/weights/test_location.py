@@ -19,18 +19,18 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def hub(folder, monkeypatch):
-    """A hub with one file for whoever asks; records what was asked."""
-    asked = []
+    """A hub with one file for every request; records the requests."""
+    requests = []
 
     def download(repository, file, *, revision=None):
-        asked.append((repository, file, revision))
+        requests.append((repository, file, revision))
         path = folder / "cache" / Path(file).name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(CONTENT)
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    return asked
+    return requests
 
 
 @pytest.fixture
@@ -58,16 +58,16 @@ def test_a_path_is_itself(folder):
 
 
 @pytest.mark.parametrize(
-    ("location", "asked"),
+    ("location", "requests"),
     [
         ("hf://timm/resnet50.a1_in1k/model.npz", ("timm/resnet50.a1_in1k", "model.npz", None)),
         ("hf://a/b@v1.0/c/d.pth", ("a/b", "c/d.pth", "v1.0")),
         ("hf://b/d.pth", ("b", "d.pth", None)),
     ],
 )
-def test_hub_files_are_asked_for(hub, location, asked):
+def test_hub_files_are_requested(hub, location, requests):
     assert locate_weights(location).read_bytes() == CONTENT
-    assert hub == [asked]
+    assert hub == [requests]
 
 
 def test_digest_is_checked(hub, folder):

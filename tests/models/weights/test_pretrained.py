@@ -275,7 +275,7 @@ def test_module_runs(tmp_path):
 
 
 def test_pth_to_variables(tmp_path, variables, state_dict, torch):
-    """As PyTorch would save it, in its old format, behind DataParallel."""
+    """As PyTorch would save it, in its old format, after DataParallel."""
     tensors = {f"module.{n}": torch.tensor(np.array(a)) for n, a in state_dict.items()}
     path = tmp_path / "old.pth"
     torch.save(tensors, path, _use_new_zipfile_serialization=False)

@@ -36,7 +36,7 @@ def test_more_difficulty_only_adds_look_alikes():
     assert all(b == c for a, b, c in zip(low, high, shared, strict=True) if a == c)
 
 
-def test_the_two_colours_of_a_top_can_be_told_apart():
+def test_the_two_colours_of_a_top_can_be_distinguished():
     assert all(contrast(outfit.top, outfit.second) > 90 for outfit in outfits(0, 200))
 
 

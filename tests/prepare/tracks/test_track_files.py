@@ -1,4 +1,4 @@
-"""Track files in the dialects that trackers write: read alike, or refused with file and line."""
+"""Track files in the variants that trackers write: one table, or refused with file and line."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def refused(path, **options):
     ],
     ids=["commas", "spaced-crlf", "spaces", "tabs-7", "bom-comment-float", "nine", "world"],
 )
-def test_dialects_give_the_same_table(write, text):
+def test_variants_give_the_same_table(write, text):
     tracks = read_tracks(write(text))
     assert tracks.ids.tolist() == [3, 7, 7]
     assert tracks.frames.tolist() == [0, 0, 1]
@@ -70,7 +70,7 @@ def test_ground_truth_classes_and_flags(write, tail):
 def test_tracker_with_classes(write):
     tracks = read_tracks(write("1 1 9 4 9 10 0.9 0 -1\n1 2 9 4 9 10 0 2 -1\n"))
     assert tracks.classes.tolist() == [0, 2]
-    assert tracks.ignored == 0  # a confidence of 0 is no flag where there is no visibility
+    assert tracks.ignored == 0  # a confidence of 0 is not a flag where there is no visibility
     assert np.isnan(tracks.visibilities).all()
 
 
