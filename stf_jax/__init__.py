@@ -17,7 +17,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs the frameworks when it is first asked for."""
+    """Import what needs the frameworks on first use."""
     if name in _HOMES:
         import importlib
 

@@ -24,7 +24,7 @@ from stf_jax.errors import UserError
 
 Value = TypeVar("Value")
 
-# The options of the command, and the environment variables that stand in for them.
+# The options of the command, and the environment variables that replace them.
 VARIABLES = {
     "--coordinator": "JAX_COORDINATOR_ADDRESS",
     "--num-processes": "JAX_NUM_PROCESSES",
@@ -238,10 +238,10 @@ def check_same(values: Mapping[str, int | str | bytes]) -> None:
         raise UserError("\n".join(differing))
 
 
-def noticed(asked: int) -> bool:
+def noticed(count: int) -> bool:
     """Whether all hosts are to stop now: one of them got SIGTERM (preemption).
 
-    All hosts have to ask at every step, `asked` being 0, 1, 2 ...; they get True at the same one.
+    All hosts have to call it at every step, with 0, 1, 2 ...; they get True at the same one.
     """
     # As Orbax's CheckpointManager.reached_preemption, which only the first host has.
-    return several() and multihost_utils.reached_preemption_sync_point(asked)
+    return several() and multihost_utils.reached_preemption_sync_point(count)

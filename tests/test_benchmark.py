@@ -1,4 +1,4 @@
-"""The benchmark: its counts, against known ones; that its parts run; what it says where it cannot."""
+"""The benchmark: its counts, against known ones; its parts run; what it says where it cannot."""
 
 import json
 from dataclasses import replace

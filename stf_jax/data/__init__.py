@@ -24,7 +24,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs TensorFlow (`batches`) or JAX when it is first asked for."""
+    """Import what needs TensorFlow (`batches`) or JAX on first use."""
     if name == "batches":
         from stf_jax.data.pipeline import batches
 

@@ -29,7 +29,7 @@ import tensorflow as tf
 
 _LOG = logging.getLogger(__name__)
 _BLOCK = 16  # frames that leave tf.data together
-_NAMED = 20  # unreadable images that are named in the log, a line each
+_NAMED = 20  # unreadable images that are named in the log, one line each
 
 try:
     # JAX owns the accelerators; before anything else, or TensorFlow takes all of their memory.

@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: `step_in_epoch` steps of `epoch` (from 1) are done, with this seed."""
+    """Position in a run: `step_in_epoch` steps of `epoch` (from 1) are done, with this seed."""
 
     epoch: int
     step_in_epoch: int

@@ -1,4 +1,4 @@
-"""Where each query's matches stand in its ranked list, by counting instead of sorting indices.
+"""Ranks of each query's matches in its list, by counting instead of sorting indices.
 
 The place of a match is one plus the number of valid entries closer to the query, equal distances
 counting where their gallery index is smaller. A match costs two comparisons with its row; a row

@@ -33,7 +33,7 @@ def neighbours_of_features(
 ) -> Neighbours:
     """The `count` (at most N) nearest of each row, which is itself among them at distance 0.
 
-    Every pair is computed once: a tile serves its rows and, turned, its columns.
+    Every pair is computed once: a tile serves its rows and, transposed, its columns.
 
     Raises:
         ArgumentError: a feature is not finite.

@@ -31,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what reads and writes files of weights, and the packages it needs, when asked for."""
+    """Import what reads and writes files of weights, and the packages it needs, on first use."""
     if name in __all__:
         from stf_jax.models.weights import pretrained
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from stf_jax.errors import prints_user_errors
 
 # A source is a module of this package with add_arguments(parser) and run(args), imported only
-# when it is asked for ("ilids-vid" is ilids_vid.py). Its docstring is its help, examples at the
+# when it is used ("ilids-vid" is ilids_vid.py). Its docstring is its help, examples at the
 # end. run raises UserError for bad input, or an output folder that belongs to something else; it
 # returns the exit status or None for 0.
 SOURCES = {

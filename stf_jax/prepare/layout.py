@@ -40,7 +40,7 @@ def image_name(
         ext: png, jpg or jpeg in any case, with or without the dot.
 
     Raises:
-        UserError: a number that the name cannot say, or an extension that readers refuse.
+        UserError: a number that the name cannot hold, or an extension that readers refuse.
     """
     suffix = ext.removeprefix(".")
     what = f"person {person_id}, camera {camera}, track {track}, offset {offset}"
@@ -48,7 +48,7 @@ def image_name(
         raise UserError(f"camera_digits is {camera_digits}; expected 1 or more")
     if not 0 <= camera < 10**camera_digits:
         raise UserError(
-            f"{what}: {camera_digits} digit(s) cannot say camera {camera}; number the cameras "
+            f"{what}: {camera_digits} digit(s) cannot hold camera {camera}; number the cameras "
             f"0 to {10**camera_digits - 1} or use more camera digits"
         )
     if track < 0 or offset < 0:

@@ -110,7 +110,7 @@ def plan_tracklets(
         if misnamed:
             notes.append(
                 f"{table.path}: {len(misnamed):,} of {len(group):,} tracklets have names that do "
-                "not say the table's person and camera or a track of their own "
+                "not give the table's person and camera or a track of their own "
                 f"({examples(misnamed)}); kept as the table has them, with new track numbers"
             )
         unused = len(table.names) - int((table.rows[:, 1] - table.rows[:, 0]).sum())

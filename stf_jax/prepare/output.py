@@ -30,7 +30,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def claim_output(root: Path, receipt: Mapping[str, object]) -> tuple[Path, set[str]]:
-    """Takes a new or empty folder, or one that this very command began; refuses any other.
+    """Takes a new or empty folder, or one that the same command began; refuses any other.
 
     Returns the folder's `images`, made if need be, and the names of the whole images in it; what
     an interrupted run left half-written is removed.

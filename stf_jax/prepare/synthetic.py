@@ -6,7 +6,7 @@ real people.
 Every person has an outfit, a pattern, logos, hair, hat and bag, some of them seen from one side
 only; every camera has its light, lens and street. --difficulty scales how many people wear the
 same colours (the share of look-alikes) and how far the cameras' colours differ; --occlusion, how
-often others cross, things stand in the way and boxes sit badly.
+often others cross, things stand in the way and boxes are inaccurate.
 
 The first identities train, the others are the test half; each has its queries in one camera and
 its gallery in the others. The same options draw the same pixels on every machine, in any number

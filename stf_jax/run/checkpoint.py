@@ -101,7 +101,7 @@ def save(
         state: a pytree with the fields (or keys) step, params, batch_stats and others; arrays whole
             on each device (replicated), or numpy.
         position: where in the data the state is.
-        metrics: scores of this very state, "mAP" among them; None where it was not evaluated.
+        metrics: scores of this state, "mAP" among them; None where it was not evaluated.
 
     Returns:
         Whether a step is being written: False where it is stored already, which adds the metrics.

@@ -30,7 +30,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.name = ""
-        self._asked = 0
+        self._calls = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -54,9 +54,9 @@ class StopRequest:
     def reached(self) -> bool:
         """Whether to stop; to be called before each step, on all hosts."""
         # Not the run's step: a notice from before the first call means the second one.
-        if hosts.noticed(self._asked):
+        if hosts.noticed(self._calls):
             self.name = "SIGTERM at one of the hosts"
-        self._asked += 1
+        self._calls += 1
         return bool(self.name)
 
     def __exit__(self, *_: object) -> None:

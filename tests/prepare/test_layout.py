@@ -40,9 +40,9 @@ def test_a_name_says_its_numbers(person, camera, track, offset, extra):
 
 
 @pytest.mark.parametrize(("arguments", "options", "part"), [
-    ((1, 12, 1, 1), {}, "cannot say camera 12"),
-    ((1, 100, 1, 1), {"camera_digits": 2}, "cannot say camera 100"),
-    ((1, -1, 1, 1), {}, "cannot say camera -1"),
+    ((1, 12, 1, 1), {}, "cannot hold camera 12"),
+    ((1, 100, 1, 1), {"camera_digits": 2}, "cannot hold camera 100"),
+    ((1, -1, 1, 1), {}, "cannot hold camera -1"),
     ((1, 1, -1, 1), {}, "must not be negative"),
     ((1, 1, 1, -1), {}, "must not be negative"),
     ((1, 1, 1, 1), {"ext": "bmp"}, "extension 'bmp'"),

@@ -170,9 +170,9 @@ def third_field(root: Path):
             write(
                 "list_seq_train.txt", "tracklet_train/0001/0001_1 1\ntracklet_train/0001/0001 1\n"
             ),
-            "do not say one camera|share images",
+            "do not name one camera|share images",
         ),
-        (third_field, "do not say one camera"),
+        (third_field, "do not name one camera"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, damage, message):

@@ -40,7 +40,7 @@ class Layout:
     val: TrackletTable | None
     trainval: TrackletTable | None
     test: TrackletTable | None
-    findings: tuple[str, ...]  # oddities that are not fatal, a line each, with counts
+    findings: tuple[str, ...]  # notes that are not errors, one line each, with counts
 
 
 def read_partitions(path: str | os.PathLike[str]) -> dict[str, Any]:

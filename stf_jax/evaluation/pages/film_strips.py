@@ -33,7 +33,7 @@ def strip_frames(features: FeatureSet, row: int, count: int) -> Int64[np.ndarray
 def read_frame(file: Path | io.BytesIO, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
     """A picture fitted into `width` x `height`, its proportions kept, on grey.
 
-    One that cannot be read is a crossed box, so that a page is made whatever is lost.
+    One that cannot be read is a crossed box, so that a page is made even without it.
     """
     try:
         with Image.open(file) as image:

@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor of a file and of the model; `str` prints it, a line each."""
+    """What happened to every tensor of a file and of the model; `str` prints it, one line each."""
 
     source: str
     model: str

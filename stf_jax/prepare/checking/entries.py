@@ -104,7 +104,7 @@ def judge(
 def write_fixed(
     root: Path, filename: str, values: Mapping[str, Any], entries: Sequence[Entries]
 ) -> list[str]:
-    """Writes a partitions file of the good entries; returns what else changed, a line each.
+    """Writes a partitions file of the good entries; returns what else changed, one line each.
 
     Raises:
         UserError: nothing is left, or what is left is still not right.

@@ -1,7 +1,7 @@
 """What happens while one person passes one camera, frame by frame.
 
 A passage is decided before anything is drawn: the way the person walks, turns and stands still,
-who crosses the picture, what stands in between, and how badly the detector's boxes sit. Places in
+who crosses the picture, what stands in between, and the errors of the detector's boxes. Places in
 the picture are per mille of its width or height.
 """
 

@@ -114,7 +114,7 @@ def read_sequences(
             if len(cameras) > 1 or camera is None:
                 raise UserError(
                     f"{source / folder}: images {names[0]} to {names[-1]} of the sequence {prefix} "
-                    "do not say one camera; expected it as the third of their fields between '_'"
+                    "do not name one camera; expected it as the third of their fields between '_'"
                 )
             files = tuple(f"{folder}/{name}" if folder else name for name in names)
             if not used.isdisjoint(files):
