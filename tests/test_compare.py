@@ -179,4 +179,4 @@ def test_a_run_without_scores_is_reported_in_one_line(compare, layout, tmp_path,
     path.unlink()
     status, said, _ = compare("one")
     assert (status, len(said.splitlines())) == (2, 1)
-    assert said.startswith(f"error: {path}: not there")
+    assert said.startswith(f"error: {path}: not found")
