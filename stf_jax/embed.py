@@ -13,10 +13,12 @@ from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.source import evaluation_table
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
+from stf_jax.evaluation.features.origin import feature_origin
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.prepare.mot import cut_videos, parse_camera
 from stf_jax.run.restore import restore_run
 from stf_jax.run.run_files import run_config
+from stf_jax.run.tensor_checksums import digest
 
 _IMAGE = re.compile(r"[^.].*\.(?:png|jpg|jpeg)", re.IGNORECASE)
 
@@ -53,9 +55,10 @@ def embed_tracklets(
     used: Config = run_config(workdir) if config is None else config
     check_config(used)
     table, titles = _read_source(os.fspath(source), used, camera, frames_dir)
-    model, variables, _ = restore_run(used, workdir, checkpoint)
+    model, variables, step = restore_run(used, workdir, checkpoint)
     found = extract_table(model, variables, table, used)
-    return feature_set(table, found, chunk=used.evaluation.chunk, titles=titles)
+    origin = feature_origin(used, digest(variables), step)
+    return feature_set(table, found, origin=origin, titles=titles)
 
 
 def _read_source(

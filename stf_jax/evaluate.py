@@ -8,6 +8,7 @@ from stf_jax.config import Config, check_config
 from stf_jax.data.source import evaluation_table, frame_source
 from stf_jax.evaluation.bootstrap import bootstrap_intervals
 from stf_jax.evaluation.features.feature_files import feature_set, write_features
+from stf_jax.evaluation.features.origin import feature_origin
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.evaluation.pages.cmc_plot import plot_cmc
 from stf_jax.evaluation.pages.run_report import write_run_report
@@ -16,6 +17,7 @@ from stf_jax.evaluation.scoring import rank_table
 from stf_jax.run.metrics_log import METRICS_FILE, read_metrics
 from stf_jax.run.restore import restore_run
 from stf_jax.run.same_run import check_hosts
+from stf_jax.run.tensor_checksums import digest
 
 SCORES_FILE = "scores.json"
 FEATURES_FILE = "features.npz"
@@ -46,7 +48,7 @@ def evaluate_workdir(
     extracted = extract_table(model, variables, table, config, read_frames=read_frames)
     if not hosts.is_first():
         return {}
-    found = feature_set(table, extracted, chunk=evaluation.chunk)
+    found = feature_set(table, extracted, origin=feature_origin(config, digest(variables), step))
     write_features(workdir / FEATURES_FILE, found)
 
     options: dict[str, Any] = {

@@ -104,6 +104,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error(f"--mode {options.mode} needs {', '.join(missing)}")
     if options.mode in _NEEDED and any(getattr(options, n) not in (None, False) for n in _HOSTS):
         parser.error(f"--mode {options.mode} runs on one host")
+    vain = [arg for arg in rest if arg.startswith("--config.evaluation.")]
+    if options.mode == "match" and vain:
+        parser.error(f"--mode match: {vain[0]} has no effect; the features carry what it sets")
     if options.mode == "embed" and options.output.suffix != ".npz":
         parser.error(f"--output {options.output}: expected a name that ends in .npz")
     if options.prior is not None and options.calibrate is None:
@@ -171,24 +174,21 @@ def _embed(config: Config, options: argparse.Namespace) -> None:
     print(f"{found.num_tracklets} tracklets, {len(found.names)} frames; written: {output}")
 
 
-def _match(config: Config, options: argparse.Namespace) -> None:
+def _match(options: argparse.Namespace) -> None:
     from stf_jax.evaluation.calibration import fit_calibration
     from stf_jax.evaluation.features.feature_files import read_features
     from stf_jax.match import match_tracklets, select_camera, write_matches
 
-    distance = config.evaluation.distance
     calibration = None
     if options.calibrate is not None:
-        calibration = fit_calibration(read_features(options.calibrate), metric=distance)
+        calibration = fit_calibration(read_features(options.calibrate))
         if options.prior is not None:
             calibration = calibration.with_prior(options.prior)
     query = select_camera(read_features(options.query), options.query_camera, "--query-camera")
     gallery = select_camera(
         read_features(options.gallery), options.gallery_camera, "--gallery-camera"
     )
-    matches = match_tracklets(
-        query, gallery, top=options.top, distance=distance, calibration=calibration
-    )
+    matches = match_tracklets(query, gallery, top=options.top, calibration=calibration)
     title = f"{options.query.stem} among {options.gallery.stem}"
     page = write_matches(options.output, matches, title=title)
     print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")
@@ -197,7 +197,7 @@ def _match(config: Config, options: argparse.Namespace) -> None:
 def _run(config: Config, options: argparse.Namespace) -> int:
     # Imported late: `--help` and a wrong option need not wait for the frameworks.
     if options.mode == "match":
-        _match(config, options)
+        _match(options)
         return 0
     from stf_jax.devices import use_compilation_cache
 

@@ -13,6 +13,7 @@ from stf_jax.errors import UserError
 from stf_jax.evaluation.calibration import Calibration
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.features.feature_files import FeatureSet, tracklet_name
+from stf_jax.evaluation.features.origin import check_same_origin
 from stf_jax.evaluation.pages.report import TOP, RankedLists, ReportContent, write_report
 from stf_jax.evaluation.ranked_lists import empty_lists, fill_list
 from stf_jax.files import atomic_write
@@ -37,30 +38,25 @@ def match_tracklets(
     gallery: FeatureSet,
     *,
     top: int = TOP,
-    distance: str = "euclidean",
     calibration: Calibration | None = None,
 ) -> Matches:
-    """Rank `gallery` for every tracklet of `query`; equal distances by gallery row.
+    """Rank `gallery` for every tracklet of `query` by their run's metric, ties by gallery row.
 
     A tracklet is not matched with itself where both sets hold it; one of which no image could be
     read is in no list and has an empty one. With a `calibration`
     (`evaluation.calibration.fit_calibration`) each entry gets a probability.
 
     Raises:
-        UserError: an empty set, features of different models, or a calibration of another metric.
+        UserError: an empty set, or features or calibration of another origin than the query's.
     """
     for name, features in (("query", query), ("gallery", gallery)):
         if not features.num_tracklets:
             raise UserError(f"{name}: no tracklet; expected some")
-    sizes = query.features.shape[1], gallery.features.shape[1]
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            f"query: features of {sizes[0]} numbers, the gallery's have {sizes[1]}; expected both "
-            "from one model: embed them with the same run"
-        )
-    if calibration is not None and calibration.metric != distance:
-        raise UserError(f"calibration: of {calibration.metric} distances; expected {distance}")
-    distances = pairwise_distances(query.features, gallery.features, metric=distance)
+    check_same_origin(query=query.origin, gallery=gallery.origin)
+    if calibration is not None:
+        check_same_origin(query=query.origin, calibration=calibration.origin)
+    metric = query.origin.metric
+    distances = pairwise_distances(query.features, gallery.features, metric=metric)
     first_images = np.array([_first_image(gallery, g) for g in range(gallery.num_tracklets)])
     lists = empty_lists(query.num_tracklets, min(top, gallery.num_tracklets))
     seen = gallery.features.any(axis=1)

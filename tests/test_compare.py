@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from origins import make_origin
 from PIL import Image
 
 from stf_jax.data.layout.partitions import load_layout
@@ -66,7 +67,7 @@ def make_run(
             intra_weights=weights,
             inter_weights=weights,
             image_dir=str(table.image_dir),
-            chunk=1,
+            origin=make_origin(),
         ),
     )
     rankings = rank_table(features, table, protocols, **options)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.run import checkpoint
 from stf_jax.run.metrics_log import MetricsLog
 from stf_jax.run.run_files import write_run_files
+from stf_jax.run.tensor_checksums import digest
 from stf_jax.training.optim import make_optimizer
 from stf_jax.training.state import init_state
 
@@ -123,7 +125,7 @@ def test_evaluation_writes_scores_features_and_report(workdir: Path, features: F
     assert scores["rows"].keys() == {"step"}
     assert scores["rows"]["step"]["valid_queries"] == 2 * PEOPLE
     assert features.num_tracklets == 3 * PEOPLE
-    assert (features.chunk, features.num_frames.tolist()) == (4, [LENGTH] * 3 * PEOPLE)
+    assert (features.origin.chunk, features.num_frames.tolist()) == (4, [LENGTH] * 3 * PEOPLE)
     page = (workdir / "report" / "index.html").read_text()
     assert f"{100 * scores['rows']['step']['scores']['mAP']:.1f}" in page
     assert "Loss" in page  # the training curve
@@ -185,6 +187,25 @@ def test_a_layout_embeds_as_it_was_evaluated(
     found = read_features(output)
     same_features(found, features)
     assert found.person_ids.tolist() == features.person_ids.tolist()
+    assert found.origin == features.origin
+
+
+def test_origin_is_that_of_the_checkpoint_on_any_number_of_devices(
+    workdir: Path, layout: Path, features: FeatureSet, tmp_path: Path
+) -> None:
+    variables = draw_variables(build_model(tiny_config(layout, tmp_path).model, 3))
+    del variables["params"]["classifier"]  # it enters no feature
+    assert features.origin.weights_digest == digest(variables)
+    assert features.origin.step == 0
+    output = tmp_path / "people.npz"
+    command = [sys.executable, "-m", "stf_jax.main", "--mode", "embed", "--workdir", str(workdir)]
+    command += ["--input", str(layout), "--output", str(output)]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    subprocess.run(command, check=True, timeout=300, env=environment)
+    found = read_features(output)
+    same_features(found, features)
+    assert jax.device_count() == 2
+    assert found.origin == features.origin
 
 
 def test_folders_of_frames_embed_as_the_layout_does(
@@ -268,6 +289,26 @@ def test_match_command(workdir: Path, features: FeatureSet, tmp_path: Path, caps
     assert "no tracklet of camera 9; there are cameras 1, 2" in capsys.readouterr().err
 
 
+def test_match_command_refuses_features_of_another_origin(
+    workdir: Path, features: FeatureSet, tmp_path: Path, capsys
+) -> None:
+    own, other = str(workdir / "features.npz"), str(tmp_path / "other.npz")
+    flipped = dataclasses.replace(features.origin, flip=True)
+    write_features(Path(other), dataclasses.replace(features, origin=flipped))
+    arguments = ["--mode", "match", "--workdir", str(workdir), "--output", str(tmp_path / "who")]
+    for query, gallery, calibrate in ((own, other, own), (other, own, other), (own, own, other)):
+        sources = ["--query", query, "--gallery", gallery, "--calibrate", calibrate]
+        assert main([*arguments, *sources]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: query: features of flip ")
+    assert not (tmp_path / "who").exists()
+    sources = ["--query", own, "--gallery", own, "--config.evaluation.distance=cosine"]
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, *sources])
+    assert caught.value.code == 2
+    assert "--config.evaluation.distance=cosine has no effect" in capsys.readouterr().err
+
+
 def test_nobody_is_matched_with_the_same_tracklet(features: FeatureSet) -> None:
     matches = stf_jax.match_tracklets(features, features, top=3 * PEOPLE)
     assert matches.probabilities is None
@@ -286,12 +327,7 @@ def test_a_tracklet_without_a_readable_image_matches_nothing(features: FeatureSe
     assert (np.delete(matches.entries, 2, axis=0)[:, 0] >= 0).all()
 
 
-def test_what_does_not_fit(features: FeatureSet, tmp_path: Path) -> None:
-    shorter = dataclasses.replace(features, features=features.features[:, :4])
-    with pytest.raises(UserError, match="features of 4 numbers, the gallery's have 8"):
-        stf_jax.match_tracklets(shorter, features)
-    with pytest.raises(UserError, match="query: no tracklet"):
-        stf_jax.match_tracklets(features.select(np.zeros(0, np.int64)), features)
+def test_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a layout nor a folder of folders"):
         frame_folders(tmp_path)
     with pytest.raises(UserError, match="no run has begun"):

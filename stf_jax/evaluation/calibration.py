@@ -15,6 +15,7 @@ from stf_jax.errors import UserError
 from stf_jax.evaluation.arguments import ArgumentError
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.features.feature_files import FeatureSet
+from stf_jax.evaluation.features.origin import FeatureOrigin
 from stf_jax.evaluation.protocols import select_rows
 from stf_jax.evaluation.ranked_lists import distance_histogram
 
@@ -32,7 +33,7 @@ class Calibration:
     intercept: float
     slope: float  # negative, per unit of distance
     prior: float
-    metric: str  # of the distances: "euclidean" or "cosine"
+    origin: FeatureOrigin  # of the features whose distances, by its metric, it is for
     matches: int  # pairs it was fitted on
     others: int
 
@@ -53,7 +54,7 @@ class Calibration:
         return replace(self, intercept=self.intercept + shift, prior=prior)
 
 
-def fit_calibration(features: FeatureSet, *, metric: str = "euclidean") -> Calibration:
+def fit_calibration(features: FeatureSet) -> Calibration:
     """Fit on the queries and gallery of a labelled set, junk and same-camera matches left out.
 
     Use a set that the model was not trained on: on training people it is far too sure.
@@ -66,7 +67,7 @@ def fit_calibration(features: FeatureSet, *, metric: str = "euclidean") -> Calib
     )
     query, gallery = features.select(rows.query), features.select(rows.gallery)
     histogram = distance_histogram(
-        pairwise_distances(query.features, gallery.features, metric=metric),
+        pairwise_distances(query.features, gallery.features, metric=features.origin.metric),
         query_ids=query.person_ids,
         gallery_ids=gallery.person_ids,
         query_cameras=query.cameras,
@@ -86,7 +87,8 @@ def fit_calibration(features: FeatureSet, *, metric: str = "euclidean") -> Calib
             "calibration: matches are no nearer than other pairs; expected features of a trained "
             "model"
         )
-    return Calibration(intercept, slope, matches / (matches + others), metric, matches, others)
+    prior = matches / (matches + others)
+    return Calibration(intercept, slope, prior, features.origin, matches, others)
 
 
 def fit_logistic(

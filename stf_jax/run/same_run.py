@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-import jax
 import numpy as np
 
 from stf_jax import hosts
 from stf_jax.config import Config, to_json
 from stf_jax.data.layout.tracklets import TrackletTable
-from stf_jax.run.tensor_checksums import tensor_info
+from stf_jax.run.tensor_checksums import digest
 
 # What may differ between hosts: where their own disks and cores are.
 OWN_KEYS = (("data", "root"), ("data", "threads"), ("compilation_cache",))
@@ -31,12 +30,11 @@ def check_hosts(config: Config, tables: Sequence[TrackletTable | None], arrays: 
             inner = inner[section]
         inner.pop(key, None)
     data = b"".join(_table_bytes(table) for table in tables if table is not None)
-    infos = [tensor_info(np.asarray(jax.device_get(leaf))) for leaf in jax.tree.leaves(arrays)]
     hosts.check_same(
         {
             "the config": json.dumps(plain, sort_keys=True),
             "the data (partitions)": data,
-            "the weights it starts from": str(infos),
+            "the weights it starts from": digest(arrays),
         }
     )
 

@@ -3,6 +3,7 @@
 A tensor is named by its path in the tree, "params/backbone/conv1/kernel".
 """
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,15 @@ def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     """Leaves of `tree` with their names, in the tree's order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(p, simple=True, separator="/"), leaf) for p, leaf in leaves]
+
+
+def digest(tree: PyTree) -> str:
+    """SHA-256 in hex over name, shape, type and checksum of every tensor (array) of `tree`.
+
+    Wherever and however often the arrays lie whole on devices, it is that of the same in numpy.
+    """
+    infos = [(name, tensor_info(np.asarray(leaf))) for name, leaf in named_leaves(tree)]
+    return hashlib.sha256(str(infos).encode()).hexdigest()
 
 
 def module_of(name: str) -> str:

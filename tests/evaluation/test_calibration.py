@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from origins import make_origin
 from scipy.optimize import minimize
 
 from stf_jax.errors import UserError
@@ -27,7 +28,7 @@ def make_set(spread: float, **changes: Any) -> FeatureSet:
         "offsets": np.arange(81),
         "names": np.array(["a.png"] * 80, "S"),
         "image_dir": "",
-        "chunk": 1,
+        "origin": make_origin(),
     }
     weights = ("frame_weights", "intra_weights", "inter_weights")
     values |= {name: np.ones(80, np.float32) for name in weights}
@@ -77,7 +78,7 @@ def test_matches_that_stand_apart_stay_finite() -> None:
 
 
 def test_another_prior_is_bayes_rule() -> None:
-    found = Calibration(1.0, -2.0, 0.1, "euclidean", 10, 90)
+    found = Calibration(1.0, -2.0, 0.1, make_origin(), 10, 90)
     moved = found.with_prior(0.4)
     distances = np.linspace(0, 2, 5)
     p = found.probabilities(distances)

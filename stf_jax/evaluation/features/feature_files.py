@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int8, Int64
 
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError
+from stf_jax.evaluation.features.origin import FeatureOrigin
 from stf_jax.files import atomic_write
 
 UNKNOWN_ID = -1
@@ -40,7 +41,8 @@ class FeatureSet:
     """N tracklets, their features, and the weights of their F frames.
 
     The frames of tracklet i are `names[offsets[i]:offsets[i + 1]]`, in time order. The file has an
-    entry of the same name for each field and is read with `numpy.load`; nothing in it is pickled.
+    entry of the same name for each field, and for each of the origin's; it is read with
+    `numpy.load`, and nothing in it is pickled.
     """
 
     features: Float32[np.ndarray, "n d"]  # of unit length; zero where no frame could be read
@@ -57,7 +59,7 @@ class FeatureSet:
     intra_weights: Float32[np.ndarray, " f"]
     inter_weights: Float32[np.ndarray, " f"]
     image_dir: str
-    chunk: int  # frames that went through the model together, counted from a tracklet's first
+    origin: FeatureOrigin
 
     @property
     def num_tracklets(self) -> int:
@@ -78,7 +80,7 @@ def feature_set(
     table: TrackletTable,
     found: TrackletFeatures,
     *,
-    chunk: int,
+    origin: FeatureOrigin,
     titles: np.ndarray | None = None,
 ) -> FeatureSet:
     """The tracklets of `table` with the features found; `titles` [N] is text, by default none."""
@@ -92,15 +94,17 @@ def feature_set(
         offsets=table.offsets,
         names=table.names,
         image_dir=os.path.abspath(table.image_dir),
-        chunk=chunk,
+        origin=origin,
     )
 
 
 def write_features(path: Path, features: FeatureSet) -> None:
     """Write a compressed .npz of the fields of `features`, atomically."""
+    values = {**vars(features), **vars(features.origin)}
+    del values["origin"]
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
-            file, allow_pickle=False, **{name: np.asarray(v) for name, v in vars(features).items()}
+            file, allow_pickle=False, **{name: np.asarray(v) for name, v in values.items()}
         )
 
 
@@ -110,21 +114,23 @@ def read_features(path: Path) -> FeatureSet:
     Raises:
         UserError: no such file, not such a file, or arrays whose lengths do not fit together.
     """
-    wanted = [field.name for field in dataclasses.fields(FeatureSet)]
+    of_origin = [field.name for field in dataclasses.fields(FeatureOrigin)]
+    wanted = [field.name for field in dataclasses.fields(FeatureSet) if field.name != "origin"]
     hint = "write it with --mode evaluate or --mode embed"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected features; {hint}")
     try:
         # Opened here: of a broken file numpy would leave its own handle open.
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            missing = [name for name in wanted if name not in file]
+            missing = [name for name in (*wanted, *of_origin) if name not in file]
             if missing:
                 raise UserError(f"{path}: lacks {', '.join(missing)}; {hint}")
             values = {name: file[name] for name in wanted}
+            origin = FeatureOrigin(**{name: file[name].item() for name in of_origin})
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a complete .npz file ({reason}); {hint}") from error
-    values |= {"image_dir": str(values["image_dir"]), "chunk": int(values["chunk"])}
+    values |= {"image_dir": str(values["image_dir"]), "origin": origin}
     found = FeatureSet(**values)
     tracklets, frames = found.num_tracklets, len(found.names)
     wrong = [name for name in _OF_TRACKLETS if len(getattr(found, name)) != tracklets]
@@ -161,8 +167,8 @@ def relative_weights(features: FeatureSet, row: int) -> dict[str, Float32[np.nda
         weights = all_weights[frames].astype(np.float32)
         if np.isnan(weights).all():
             continue
-        for start in range(0, len(weights), features.chunk):
-            part = weights[start : start + features.chunk]
+        for start in range(0, len(weights), features.origin.chunk):
+            part = weights[start : start + features.origin.chunk]
             part *= np.count_nonzero(~np.isnan(part))
         found[label] = weights
     return found

@@ -28,6 +28,7 @@ from stf_jax.evaluation.features.feature_files import (
     relative_weights,
     tracklet_name,
 )
+from stf_jax.evaluation.features.origin import check_same_origin
 from stf_jax.evaluation.pages.film_strips import film_strip, strip_frames
 from stf_jax.evaluation.protocols import PROTOCOLS, select_rows
 from stf_jax.evaluation.ranked_lists import nearest
@@ -199,6 +200,7 @@ def _run(options: argparse.Namespace) -> None:
     features = _read(options.features, options.images)
     if options.gallery is not None:
         gallery, queries = _read(options.gallery, options.images), np.arange(features.num_tracklets)
+        check_same_origin(query=features.origin, gallery=gallery.origin)
     else:
         rows = select_rows(
             options.protocol,
@@ -209,7 +211,7 @@ def _run(options: argparse.Namespace) -> None:
         gallery, queries = features.select(rows.gallery), rows.query
     row = _find_query(features, queries, options.query, options.features)
     one = features.select(np.array([row]))
-    metric = options.distance
+    metric = options.distance or features.origin.metric
     distances = pairwise_distances(one.features, gallery.features, metric=metric)
     labelled = int(one.person_ids[0]) != UNKNOWN_ID and options.gallery is None
     # Without labels nothing is left out: identities and cameras that no entry has.
@@ -253,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--images", type=Path, metavar="DIR", help="folder of the images, if not where they were"
     )
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="step")
-    parser.add_argument("--distance", choices=METRICS, default="euclidean")
+    parser.add_argument("--distance", choices=METRICS, help="if not the run's")
     parser.add_argument("--top", type=int, default=6, help="entries (default %(default)s)")
     parser.add_argument("--frames", type=int, default=5, help="of a strip (default %(default)s)")
     parser.add_argument("--no-weights", action="store_true", help="leave out the attention weights")

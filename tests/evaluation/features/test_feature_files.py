@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from origins import make_origin
 
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.feature_files import (
@@ -35,7 +36,7 @@ def make_set() -> FeatureSet:
         intra_weights=weights / 1,
         inter_weights=np.full(9, np.nan, np.float32),
         image_dir="/somewhere",
-        chunk=2,
+        origin=make_origin(chunk=2),
     )
 
 
@@ -49,6 +50,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert type(ours) is type(theirs)
         if isinstance(ours, np.ndarray):
             assert ours.dtype == theirs.dtype, field.name
+    assert read.origin == written.origin
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
@@ -87,6 +89,12 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         read_features(path)
     np.savez(path, features=np.zeros((1, 2)))
     with pytest.raises(UserError, match="lacks person_ids"):
+        read_features(path)
+    write_features(path, make_set())
+    with np.load(path) as file:
+        known = ("weights_digest", "step", "metric", "flip", "chunk_weighting", "settings")
+        np.savez(path, **{name: file[name] for name in file.files if name not in known})
+    with pytest.raises(UserError, match=r"lacks weights_digest, step, .*; write it with --mode"):
         read_features(path)
     write_features(path, dataclasses.replace(make_set(), cameras=np.array([1, 2])))
     with pytest.raises(UserError, match="cameras: lengths do not fit 3 tracklets"):

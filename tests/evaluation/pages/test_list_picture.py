@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from origins import make_origin
 from PIL import Image
 
 from stf_jax.evaluation import ArgumentError
@@ -39,7 +40,7 @@ def tracklets(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
         intra_weights=weights,
         inter_weights=np.full(8, np.nan, np.float32),
         image_dir=str(folder),
-        chunk=2,
+        origin=make_origin(chunk=2),
     )
 
 
@@ -73,6 +74,11 @@ def test_command_writes_what_the_suffix_says(tracklets: FeatureSet, tmp_path: Pa
         assert output.read_bytes().startswith(magic)
     found = places(tmp_path / "list.png")
     assert found[1] < found[3] < found[2]  # nearest first
+    other = dataclasses.replace(tracklets, origin=make_origin(chunk=2, step=9))
+    write_features(tmp_path / "other.npz", other)
+    argv = [str(features), "--query", "1", "--output", str(output)]
+    assert main([*argv, "--gallery", str(tmp_path / "other.npz")]) == 2
+    assert "step 1; gallery: features of weights 01234567, step 9" in capsys.readouterr().err
     assert main([str(features), "--query", "2", "--output", str(output)]) == 2
     assert "--query 2: no such query" in capsys.readouterr().err
     assert main([str(features), "--query", "1", "--output", str(tmp_path / "list.gif")]) == 2

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from origins import make_origin
 from PIL import Image
 
 from stf_jax.evaluation import bootstrap_intervals, pairwise_distances, rank_gallery
@@ -43,7 +44,7 @@ def make_set(folder: Path, count: int, camera: int, seed: int) -> FeatureSet:
         intra_weights=weights,
         inter_weights=np.full(3 * count, np.nan, np.float32),
         image_dir=str(folder),
-        chunk=3,
+        origin=make_origin(chunk=3),
     )
 
 
