@@ -24,7 +24,7 @@ def get_config() -> Config:
         # starting weights: a file (.safetensors, .npz, .pth), hf://owner/repo/file, another run's
         # workdir; "": random. The reference has ImageNet's: convert torchvision's ResNet-50
         pretrained="",
-        # leave parts as initialised that the file lacks (an ImageNet backbone has no embedding,
+        # leave parts that the file lacks as initialised (an ImageNet backbone has no embedding,
         # attentions and classifier); without it, a file that does not fit is an error
         pretrained_partial=False,
         profile_steps=(),  # first and last step to write a profiler trace of; () writes none
@@ -44,13 +44,14 @@ def get_config() -> Config:
             min_frames=5,  # frames drawn from a tracklet: uniform from this
             max_frames=25,  # to this
             frame_buckets=6,  # packed batch sizes compiled at most
-            on_corrupt="error",  # or "skip" unreadable images, counted and logged
+            on_corrupt="error",  # or "skip" images that cannot be decoded, counted and logged
+            max_lost=0.1,  # share of an epoch's images that training may skip; no step may lose all
             threads=0,  # decoding threads; 0: as many as usable cores
         ),
         augment=AugmentConfig(
             mirror=0.5,  # probability of mirroring left to right
             blur=0.1,  # probability of a Gaussian blur
-            blur_kernels=(1, 3),  # kernel sizes, odd, as likely as each other; 1 is no blur
+            blur_kernels=(1, 3),  # odd kernel sizes, equally likely; 1 is no blur
             blur_sigma=0.8,  # pixels
             crop=0.0,  # probability of padding all sides, then cropping the old size
             crop_padding=0.1,  # of a side, as a share of height or width
@@ -73,7 +74,7 @@ def get_config() -> Config:
             stages=(2, 4),  # stages fused; the paper's figure shows three: (2, 3, 4)
             num_stripes=1,  # S, horizontal parts of a map
             embed_dim=4096,  # C, channels of a stripe's feature
-            frame_attention=("intra", "inter"),  # their mean weighs frames; (): all frames alike
+            frame_attention=("intra", "inter"),  # their mean weighs frames; (): all frames equally
             stage_attention="mean",  # or "learned", the paper's semantic attention
             relation_padding="mask",  # or "reference", for weights trained by the published code
             # as published, no frame outweighs another by more than 2:1; False: softmax over time
@@ -83,7 +84,7 @@ def get_config() -> Config:
         ),
         loss=LossConfig(
             label_smoothing=0.1,  # of the cross entropy
-            triplet_weight=0.0,  # of a batch-hard triplet loss beside it; 0 is off
+            triplet_weight=0.0,  # of an additional batch-hard triplet loss; 0 is off
             triplet_distance="euclidean",  # or "cosine"
             triplet_margin="soft",  # or a number, in units of the distance
         ),

@@ -10,7 +10,7 @@ from train_and_score import train_and_score
 
 from stf_jax.config import changed, check_config
 from stf_jax.devices import use_compilation_cache
-from stf_jax.errors import UserError, told_in_lines
+from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
 from stf_jax.training.stop_request import RunStoppedError
@@ -74,14 +74,14 @@ def run(seeds: list[int], only: list[str], argv: list[str]) -> None:
             name = variant.replace(", ", "-").replace("+", "")
             workdir = options.workdir / f"{name}-seed{seed}"
             print(f"{variant}, seed {seed}", file=sys.stderr)
-            entries = train_and_score(config, workdir, "latest")
+            entries = train_and_score(config, workdir)
             rows.setdefault(variant, []).append(next(iter(entries.values())))
         print(format_rows(rows, finished=seed == seeds[-1]))
     table = {variant: across_splits(entries) for variant, entries in rows.items()}
     write_scores(options.workdir / "ablation.json", table)
 
 
-@told_in_lines
+@prints_user_errors
 def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

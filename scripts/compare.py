@@ -17,7 +17,7 @@ import numpy as np
 from colour_histogram import colour_histograms
 
 from stf_jax.data.layout.partitions import TrackletTable, load_layout
-from stf_jax.errors import UserError, told_in_lines
+from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.evaluation import (
     PROTOCOLS,
     ArgumentError,
@@ -156,7 +156,7 @@ def compare(root: Path, output: Path, runs: dict[str, Path]) -> None:
     print(f"CMC curves: {output / 'comparison.png'}; numbers: {output / 'comparison.json'}")
 
 
-@told_in_lines
+@prints_user_errors
 def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])

@@ -7,7 +7,7 @@ from train_and_score import train_and_score
 
 from stf_jax.config import Config, changed
 from stf_jax.devices import use_compilation_cache
-from stf_jax.errors import UserError, told_in_lines
+from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
 from stf_jax.training.stop_request import RunStoppedError
@@ -45,7 +45,7 @@ def summary(rows: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-@told_in_lines
+@prints_user_errors
 def main() -> int:
     """Run the command; return its exit status."""
     options, overrides = parse(sys.argv[1:])

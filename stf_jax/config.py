@@ -35,7 +35,12 @@ class DataConfig:
     min_frames: int = number(5, "frames drawn from a tracklet: uniform from this", 1)
     max_frames: int = number(25, "to this", 1)
     frame_buckets: int = number(6, "packed batch sizes compiled at most", 1)
-    on_corrupt: str = choice(("error", "skip"), 'or "skip" unreadable images, counted and logged')
+    on_corrupt: str = choice(
+        ("error", "skip"), 'or "skip" images that cannot be decoded, counted and logged'
+    )
+    max_lost: float = number(
+        0.1, "share of an epoch's images that training may skip; no step may lose all", 0, 1
+    )
     threads: int = number(0, "decoding threads; 0: as many as usable cores")
 
     def misfits(self) -> dict[str, str]:
@@ -62,7 +67,7 @@ class AugmentConfig:
     blur: float = number(0.1, "probability of a Gaussian blur", 0, 1)
     blur_kernels: tuple[int, ...] = key(
         (1, 3),
-        "kernel sizes, odd, as likely as each other; 1 is no blur",
+        "odd kernel sizes, equally likely; 1 is no blur",
         lambda v: v != () and within(v, 1, 31, int) and all(x % 2 for x in v),
         "a tuple of odd whole numbers from 1 to 31",
     )
@@ -107,7 +112,7 @@ class ModelConfig:
     embed_dim: int = number(4096, "C, channels of a stripe's feature", 1)
     frame_attention: tuple[str, ...] = key(
         ("intra", "inter"),
-        "their mean weighs frames; (): all frames alike",
+        "their mean weighs frames; (): all frames equally",
         lambda v: among(v, ("intra", "inter")),
         "a tuple of some of intra, inter, or ()",
     )
@@ -129,7 +134,7 @@ class LossConfig:
     """The loss; see `stf_jax.training.losses`."""
 
     label_smoothing: float = number(0.1, "of the cross entropy", 0, 1)
-    triplet_weight: float = number(0.0, "of a batch-hard triplet loss beside it; 0 is off")
+    triplet_weight: float = number(0.0, "of an additional batch-hard triplet loss; 0 is off")
     triplet_distance: str = choice(("euclidean", "cosine"), 'or "cosine"')
     triplet_margin: float | str = key(
         "soft",
@@ -242,7 +247,7 @@ class Config:
     )
     pretrained_partial: bool = flag(
         False,
-        "leave parts as initialised that the file lacks (an ImageNet backbone has no embedding, "
+        "leave parts that the file lacks as initialised (an ImageNet backbone has no embedding, "
         "attentions and classifier); without it, a file that does not fit is an error",
     )
     profile_steps: tuple[int, ...] = key(
@@ -270,7 +275,7 @@ KEYS: dict[str, Field] = {f.name: f for f in fields(Config) if f.name not in _SE
 }
 # Keys that configs of older runs may lack; their defaults are what those runs did.
 _ADDED = (
-    *("augment.", "model.", "optimizer.", "data.source", "train.parallel"),
+    *("augment.", "model.", "optimizer.", "data.max_lost", "data.source", "train.parallel"),
     *("evaluation.multi_query", "evaluation.single_gallery_shot", "evaluation.separate_camera_set"),
 )
 

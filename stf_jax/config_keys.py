@@ -54,8 +54,8 @@ def span(
 
 def among(v: Any, values: tuple[Any, ...]) -> bool:
     """Whether `v` is a tuple of different ones of `values`, which are of one type."""
-    alike = isinstance(v, tuple) and all(type(x) is type(values[0]) for x in v)
-    return alike and set(v) <= set(values) and len(set(v)) == len(v)
+    same_type = isinstance(v, tuple) and all(type(x) is type(values[0]) for x in v)
+    return same_type and set(v) <= set(values) and len(set(v)) == len(v)
 
 
 def within(v: Any, low: float, high: float = inf, kind: Any = (int, float)) -> bool:

@@ -31,7 +31,7 @@ def data_parallel(
         fn: what one device does with its share.
         in_axes: of each argument: 0, every array in it has a leading axis of this host's devices,
             which `fn` does not see; None, it is whole on every device (`replicate`).
-        out_axes: likewise of all that `fn` returns; None: the devices agree on it.
+        out_axes: the same for all that `fn` returns; None: the devices agree on it.
         donate: arguments that are gone afterwards, by number.
         devices: of all hosts together.
         how: see above. Raises ValueError for another.
@@ -97,7 +97,7 @@ def replicate(tree: Any) -> Any:
 def use_compilation_cache(setting: str) -> Path | None:
     """Keep compiled programs in the folder `setting`; return it, or None when switched off.
 
-    "" is the user's own cache folder, "off" nowhere. What lies there is run as code: it must be a
+    "" is the user's own cache folder, "off" nowhere. What is there is run as code: it must be a
     folder that only trusted users can write to. Call it before anything is compiled.
     """
     if setting == "off":

@@ -15,7 +15,7 @@ from stf_jax.errors import UserError
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.prepare.mot import cut_videos, parse_camera
-from stf_jax.run.restore import restore_run
+from stf_jax.run.restore import default_checkpoint, restore_run
 from stf_jax.run.run_files import run_config
 
 _IMAGE = re.compile(r"[^.].*\.(?:png|jpg|jpeg)", re.IGNORECASE)
@@ -26,7 +26,7 @@ def embed_tracklets(
     source: str | os.PathLike[str],
     *,
     config: Config | None = None,
-    checkpoint: str = "best",
+    checkpoint: str | None = None,
     camera: int = 1,
     frames_dir: str | os.PathLike[str] | None = None,
 ) -> FeatureSet:
@@ -39,9 +39,9 @@ def embed_tracklets(
             the numbers in their names;
             a layout (a folder with partitions.pkl): its `config.data.eval_subset`;
             "VIDEO:TRACKS": a video (or folder of frames) and the file of a tracker; `prepare mot`
-            tells the formats, and prepares a layout first where its options are needed.
+            describes the formats, and prepares a layout first where its options are needed.
         config: by default what is stored in the workdir.
-        checkpoint: best, latest, or a step.
+        checkpoint: best, latest, or a step; by default as `restore.default_checkpoint`.
         camera: number of the camera that frames or video are from; a layout has its own.
         frames_dir: for VIDEO:TRACKS, where the people cut out of it are written; a new folder, or
             that of the same call before.
@@ -53,7 +53,7 @@ def embed_tracklets(
     used: Config = run_config(workdir) if config is None else config
     check_config(used)
     table, titles = _read_source(os.fspath(source), used, camera, frames_dir)
-    model, variables, _ = restore_run(used, workdir, checkpoint)
+    model, variables, _ = restore_run(used, workdir, checkpoint or default_checkpoint(workdir))
     found = extract_table(model, variables, table, used)
     return feature_set(table, found, chunk=used.evaluation.chunk, titles=titles)
 

@@ -9,14 +9,14 @@ Arguments = ParamSpec("Arguments")
 
 
 class UserError(Exception):
-    """Bad input, told in full: the file, what was found, what was expected and the mend.
+    """Bad input, described in full: the file, what was found, what was expected, how to fix it.
 
     The message is one line per finding. Command line entry points print it to standard error
-    and exit with status 2 (`told_in_lines`); a traceback is shown for any other exception only.
+    and exit with status 2 (`prints_user_errors`); a traceback is shown for any other exception only.
     """
 
 
-def told_in_lines(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+def prints_user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
     """Decorate a command: where it raises UserError, its lines are printed and the status is 2."""
 
     @functools.wraps(main)

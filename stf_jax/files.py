@@ -1,4 +1,4 @@
-"""Writing a file so that it appears whole or not at all."""
+"""Atomic writes: a file appears complete or not at all."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ TEMPORARY_SUFFIX = ".part"
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Gives a temporary name beside `path` to write; it becomes `path` when the block ends.
+    """Gives a temporary name next to `path` to write; it becomes `path` when the block ends.
 
     The name is `<path.name>.<8 hex digits>.part`, another one at each call. It is removed where
     the block raises; only a killed process leaves one behind.

@@ -1,7 +1,7 @@
 """Several hosts that work as one: how they find each other, share, gather, agree and end.
 
 Every host runs the same command and feeds its own devices. The first host alone writes files and
-tells the story; what it decides, all do. With one host nothing here costs anything.
+prints; what it decides, all do. With one host nothing here costs anything.
 """
 
 import json
@@ -37,10 +37,10 @@ _END_SECONDS = 3600
 _GIVE_UP_SECONDS = 10
 
 
-def wanted(
+def initialize_arguments(
     coordinator: str | None, num_processes: int | None, process_id: int | None, detect: bool
 ) -> dict[str, Any] | None:
-    """Return what `jax.distributed.initialize` is to be told; None for a run on one host.
+    """Return the arguments of `jax.distributed.initialize`; None for a run on one host.
 
     The first three are of the command line; `VARIABLES` fill in for those that are None. `detect`
     leaves all of it to jax, which knows SLURM, Open MPI, Kubernetes and TPU pods. Raises UserError
@@ -48,10 +48,10 @@ def wanted(
     """
     given = dict(zip(VARIABLES, (coordinator, num_processes, process_id), strict=True))
     if detect:
-        beside = [option for option, value in given.items() if value is not None]
-        if beside:
+        others = [option for option, value in given.items() if value is not None]
+        if others:
             raise UserError(
-                f"--distributed and {', '.join(beside)}: expected one or the other; --distributed "
+                f"--distributed and {', '.join(others)}: expected one or the other; --distributed "
                 "finds the hosts by itself"
             )
         return {}
@@ -95,10 +95,10 @@ def _whole(option: str, value: Any) -> int:
 
 @contextmanager
 def joined(arguments: Mapping[str, Any] | None, *, stops_on_notice: bool) -> Iterator[None]:
-    """Be one of several hosts inside: connected before anything else is asked of jax.
+    """Be one of several hosts inside: connected before jax is used for anything else.
 
-    `arguments` are `wanted`'s; None does nothing. `stops_on_notice`: SIGTERM is a notice that
-    `noticed` tells of, not the end. Whatever is raised, also where the others are not found or have
+    `arguments` are `initialize_arguments`'; None does nothing. `stops_on_notice`: SIGTERM is a
+    notice that `noticed` returns, not the end. Whatever is raised, also where the others are not found or have
     other numbers of devices, ends the process: status 2 and a line for UserError, else 1.
     """
     if arguments is None:
@@ -110,8 +110,8 @@ def joined(arguments: Mapping[str, Any] | None, *, stops_on_notice: bool) -> Ite
     except UserError as error:
         _leave(2, f"error: {error}")
     except BaseException:
-        told = traceback.format_exc()
-        _leave(1, f"{told}error: this host stops; another one may have said why")
+        trace = traceback.format_exc()
+        _leave(1, f"{trace}error: this host stops; another one may have said why")
 
 
 def _connect(arguments: Mapping[str, Any], stops_on_notice: bool) -> None:
@@ -127,31 +127,31 @@ def _connect(arguments: Mapping[str, Any], stops_on_notice: bool) -> None:
     except (RuntimeError, ValueError, TypeError, OSError, KeyError) as error:
         reason = f"{error or type(error).__name__}".splitlines()[0]
         if arguments:
-            told = " ".join(f"{name}={value}" for name, value in arguments.items())
-            mend = (
-                f"{told}: expected the same address and number on every host, another id on each, "
+            given = " ".join(f"{name}={value}" for name, value in arguments.items())
+            hint = (
+                f"{given}: expected the same address and number on every host, another id on each, "
                 "and a free port of the first host that the others reach"
             )
         else:
-            mend = (
+            hint = (
                 "expected a task of SLURM or Open MPI, a Kubernetes job or a TPU pod; give "
                 f"{', '.join(VARIABLES)} instead of --distributed"
             )
-        raise UserError(f"several hosts: cannot connect ({reason}); {mend}") from error
+        raise UserError(f"several hosts: cannot connect ({reason}); {hint}") from error
     counts = Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{n} devices on host {host}" for host, n in sorted(counts.items()))
         raise UserError(f"several hosts: found {found}; expected the same number on each")
 
 
-def _leave(status: int, told: str) -> None:
-    """Tell and end a process that fails: in step with the others if all do so, else without them.
+def _leave(status: int, message: str) -> None:
+    """Print `message` and end a process that fails: in step with the others if all do so, else without them.
 
     An ordinary exit would wait for hosts that wait for this one.
     """
     with suppress(OSError, ValueError):  # whoever read the output may be gone
         sys.stdout.flush()
-        print(told, file=sys.stderr, flush=True)
+        print(message, file=sys.stderr, flush=True)
     end = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     end.start()
     end.join(_GIVE_UP_SECONDS)
@@ -164,12 +164,12 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the host that writes and tells."""
+    """Whether this is the host that writes and prints."""
     return jax.process_index() == 0
 
 
 def share(num_devices: int) -> slice:
-    """Return this host's part of the axis of all `num_devices` devices: they lie host by host."""
+    """Return this host's part of the axis of all `num_devices` devices, which is in host order."""
     part = num_devices // jax.process_count()
     return slice(jax.process_index() * part, (jax.process_index() + 1) * part)
 
@@ -205,17 +205,17 @@ def from_first(make: Callable[[], Value]) -> Value:
     """
     if not several():
         return make()
-    told = b""
+    message = b""
     if is_first():
         try:
             answer: dict[str, Any] = {"value": make()}
         except UserError as error:
             answer = {"error": str(error)}
-        told = json.dumps(answer).encode()
-    length = int(_gather(np.array([len(told)]))[0, 0])
-    room = np.zeros(-(-length // 4096) * 4096, np.uint8)  # few sizes: each is compiled
-    room[: len(told)] = np.frombuffer(told, np.uint8)
-    answer = json.loads(_gather(room)[0, :length].tobytes())
+        message = json.dumps(answer).encode()
+    length = int(_gather(np.array([len(message)]))[0, 0])
+    padded = np.zeros(-(-length // 4096) * 4096, np.uint8)  # few sizes: each is compiled
+    padded[: len(message)] = np.frombuffer(message, np.uint8)
+    answer = json.loads(_gather(padded)[0, :length].tobytes())
     if "error" in answer:
         raise UserError(answer["error"])
     return answer["value"]
@@ -227,15 +227,15 @@ def check_same(values: Mapping[str, int | str | bytes]) -> None:
         return
     texts = (v if isinstance(v, bytes) else str(v).encode() for v in values.values())
     found = _gather(np.array([zlib.crc32(text) for text in texts], np.int64))
-    unlike = [
-        f"several hosts: {name}: host {host} has another than the first host; expected the same "
+    differing = [
+        f"several hosts: {name}: host {host} differs from the first host; expected the same "
         "command, code, data and workdir on every host"
         for k, name in enumerate(values)
         for host in range(1, len(found))
         if found[host, k] != found[0, k]
     ]
-    if unlike:
-        raise UserError("\n".join(unlike))
+    if differing:
+        raise UserError("\n".join(differing))
 
 
 def noticed(asked: int) -> bool:

@@ -11,12 +11,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from stf_jax.config import KEYS, Config, changed, check_config, load_config, unknown_keys
-from stf_jax.errors import UserError, told_in_lines
+from stf_jax.errors import UserError, prints_user_errors
 
 EPILOG = """
 train and score:       python -m stf_jax.main --config configs/mars.py --workdir runs/mars
 change any value:      ... --config.data.root=/data/mars --config.optimizer.name=adam
-score the best again:  python -m stf_jax.main --mode evaluate --workdir runs/mars
+score a run again:     python -m stf_jax.main --mode evaluate --workdir runs/mars
 features of anything:  python -m stf_jax.main --mode embed --workdir runs/mars \\
                            --input hall.mp4:hall.txt --output hall.npz
 who is that there?     python -m stf_jax.main --mode match --workdir runs/mars \\
@@ -25,9 +25,9 @@ several hosts:         ... --coordinator 10.0.0.1:1234 --num-processes 2 --proce
 every key and its meaning: configs/mars.py
 """
 
-# What each mode cannot do without, beside --workdir.
+# What each mode requires in addition to --workdir.
 _NEEDED = {"embed": ("input", "output"), "match": ("query", "gallery", "output")}
-# Options of runs on several hosts, in the order of `hosts.wanted`.
+# Options of runs on several hosts, in the order of `hosts.initialize_arguments`.
 _HOSTS = ("coordinator", "num_processes", "process_id", "distributed")
 
 
@@ -46,8 +46,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--mode", choices=("train", "evaluate", "embed", "match"), default="train")
     add(
         "--checkpoint",
-        default="best",
-        help="evaluate, embed: best (by mAP), latest, or a step (default: %(default)s)",
+        help="evaluate, embed: best (by mAP), latest, or a step (default: best where the run was "
+        "evaluated on val while it trained, else latest)",
     )
     add("--no-report", action="store_true", help="evaluate: write no report/index.html")
     add("--output", type=Path, help="embed: an .npz to write; match: a folder for the report")
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add(
         "--distributed",
         action="store_true",
-        help="find the others by what SLURM, Open MPI, Kubernetes or a TPU pod tell",
+        help="find the others through SLURM, Open MPI, Kubernetes or a TPU pod",
     )
 
     add = parser.add_argument_group("embed").add_argument
@@ -71,7 +71,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--input",
         metavar="TRACKLETS",
         help="a folder of folders of frames, a layout (its config.data.eval_subset), or "
-        "VIDEO:TRACKS (people are cut out into a folder beside the output)",
+        "VIDEO:TRACKS (people are cut out into a folder next to the output)",
     )
     add("--camera", type=int, default=1, help="number of the camera that frames or video are from")
 
@@ -219,11 +219,11 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-@told_in_lines
+@prints_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status.
 
-    0; 2 for bad input, told on standard error; 143 or 130 for training on one host that SIGTERM
+    0; 2 for bad input, printed to standard error; 143 or 130 for training on one host that SIGTERM
     or Ctrl-C stopped before its last step.
     """
     options, overrides = parse(sys.argv[1:] if argv is None else argv)
@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(config, options)
     from stf_jax import hosts
 
-    others = hosts.wanted(*(getattr(options, name) for name in _HOSTS))
+    others = hosts.initialize_arguments(*(getattr(options, name) for name in _HOSTS))
     with hosts.joined(others, stops_on_notice=options.mode == "train"):
         status = _run(config, options)
         # Of several hosts none may look failed: a scheduler would end those still closing.

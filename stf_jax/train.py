@@ -3,11 +3,13 @@
 Top to bottom as the data flows: layout -> plan -> model -> state -> steps -> scores.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import jax
 from tqdm import tqdm
@@ -38,6 +40,7 @@ from stf_jax.training.stop_request import RunStoppedError, StopRequest
 
 # What a resumed run may have changed: nothing that is learnt depends on it.
 FREE_KEYS = (
+    "data.max_lost",
     "data.root",
     "data.source",
     "data.threads",
@@ -76,12 +79,22 @@ def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
                 f"{workdir}: the run's {len(before.labels)} identities are not this data's"
             )
         if found:
-            mend = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
-            raise UserError("\n".join(f"{line}: {mend}" for line in found))
+            hint = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
+            raise UserError("\n".join(f"{line}: {hint}" for line in found))
         on, here = before.starts[-1].get("devices"), str(jax.device_count())
         if on != here:
             say(f"note: on {here} devices now, on {on} before: the same batches and steps")
     run_files.write_run_files(workdir, to_json(config), labels)
+
+
+def _ranked_by(config: Config) -> list[Any]:
+    """All of the config that the mAP of an evaluation while training depends on."""
+    evaluation = config.evaluation
+    return [
+        evaluation.protocols[0],
+        *(evaluation.chunk, evaluation.chunk_weighting, evaluation.flip, evaluation.distance),
+        *(evaluation.multi_query, evaluation.separate_camera_set),
+    ]
 
 
 def say(text: str) -> None:
@@ -127,11 +140,11 @@ def validate(
 
 
 def train(config: Config, workdir: Path) -> dict[str, float]:
-    """Train as `config` says, in `workdir`; go on where an earlier run there stopped.
+    """Train as `config` says, in `workdir`; resume where an earlier run there stopped.
 
     Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if there
     was none. Of several hosts all have to call it; the first one writes. Raises RunStoppedError
-    where it was told to stop (SIGTERM, Ctrl-C) before the last step; UserError for a bad config,
+    where it was stopped (SIGTERM, Ctrl-C) before the last step; UserError for a bad config,
     bad data, a workdir of another run, or a loss that is no longer finite.
     """
     check_config(config)
@@ -165,7 +178,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     hosts.from_first(lambda: begin_run(workdir, config, table))
     stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
     hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
-    # A run that goes on has its weights: those it started from may be gone by now.
+    # A resumed run has its weights: those it started from may no longer exist.
     started = config if stored is None else changed(config, {"pretrained": ""})
     variables = starting_variables(model, started, report=say)
     optimizer, schedules = make_optimizer(
@@ -194,10 +207,14 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Mapping[str, Any]]:
         return step_of(state, batch, key)
 
+    evaluated = {}
+    if eval_table is not None:
+        rules = crc32(json.dumps(_ranked_by(config)).encode())
+        evaluated = {checkpoint.SUBSET: eval_table.checksum, checkpoint.RULES: rules}
     start, end = config.profile_steps if first and config.profile_steps else (0, -1)
     watch = LossWatch("none yet" if stored is None else f"step {begun} in {checkpoints}")
     with (
-        checkpoint.open_manager(checkpoints) if first else nullcontext() as manager,
+        checkpoint.open_manager(checkpoints, evaluated) if first else nullcontext() as manager,
         MetricsLog(workdir, begun, writes=first) as log,
         StopRequest() as stop,
         progress_bar(total_steps, begun, shown=first) as bar,
@@ -219,15 +236,15 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
                 return {}
             protocol, result, sizes = validate(model, state.variables, eval_table, config)
             log.write(step, {f"{protocol}/{name}": value for name, value in result.items()})
-            told = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
-            say(f"step {step}: {protocol}: {told} ({sizes})")
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
+            say(f"step {step}: {protocol}: {scores} ({sizes})")
             return result
 
         def store(state: TrainState, position: Position, scores: Mapping[str, float]) -> None:
             step = int(state.step)
             watch.check(step, state.variables)
             if manager is not None:
-                checkpoint.save(manager, state, position, scores)
+                checkpoint.save(manager, state, position, {**scores, **evaluated} if scores else {})
                 watch.last_good = f"step {step} in {checkpoints}"
 
         if config.train.evaluate_before and begun == 0:
@@ -249,7 +266,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         )
         done = int(state.step)
         if done < total_steps:
-            say(f"{stop.name}: stopped after step {done}; the same command goes on from there")
+            say(f"{stop.name}: stopped after step {done}; the same command resumes from there")
         elif begun >= total_steps:
             say(f"nothing left to train: {done} of {total_steps} steps were done before")
     hosts.from_first(lambda: None)  # what the first host writes is whole when the others return

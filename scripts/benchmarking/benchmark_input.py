@@ -34,7 +34,7 @@ from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import Plan, frame_counts, training_buckets
-from stf_jax.errors import UserError, told_in_lines
+from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.prepare.__main__ import main as prepare
 
 HEIGHT, WIDTH, SLOTS, TRACKLETS = 384, 128, 25, 4
@@ -193,7 +193,7 @@ def report(found: dict[str, Any], needed: float) -> str:
     return "\n".join(lines)
 
 
-@told_in_lines
+@prints_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = parse(argv)

@@ -33,7 +33,7 @@ from stf_jax.data import video_reid_builder
 from stf_jax.data.layout.partitions import TrackletTable, load_layout
 from stf_jax.data.pipeline import batches, tf
 from stf_jax.data.sampling import evaluation_plan, frame_buckets, frame_counts, training_plan
-from stf_jax.errors import UserError, told_in_lines
+from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.prepare.layout import image_name, write_partitions
 
 MARS_FRAMES = 1_191_003
@@ -172,7 +172,7 @@ def report(about: Mapping[str, Any], rates: Mapping[str, Mapping[str, float]]) -
     return "\n".join(lines)
 
 
-@told_in_lines
+@prints_user_errors
 def main() -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from stf_jax.cores import usable_cores
-from stf_jax.errors import UserError, told_in_lines
+from stf_jax.errors import UserError, prints_user_errors
 
 PARTS = ("train", "extract", "input", "memory")
 
@@ -182,7 +182,7 @@ def summary(found: dict[str, Any]) -> str:
     )
 
 
-@told_in_lines
+@prints_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = parse(argv)

@@ -1,6 +1,6 @@
-"""Augmentation on the device: uint8 frames -> normalised floats, every frame drawn for on its own.
+"""Augmentation on the device: uint8 frames -> normalised floats, with parameters drawn for each frame.
 
-Drawing parameters is apart from applying them, so that each augmentation is a plain function.
+Drawing parameters is separate from applying them, so that each augmentation is a plain function.
 The order: colour jitter (it works on 8-bit values), shift, mirror, blur, erasing, normalisation.
 """
 
@@ -147,8 +147,8 @@ def jitter_hsv(
     hsv = jnp.clip(hsv, 0, limits)
     hue, saturation, value = hsv[..., :1] / 30, hsv[..., 1:2] / 255, hsv[..., 2:]
     # A colour is at full value within one sector of its own hue and falls to the grey opposite.
-    apart = (hue + jnp.array([5.0, 3.0, 1.0]).reshape(1, 1, 1, 3)) % 6
-    return value * (1 - saturation * jnp.clip(jnp.minimum(apart, 4 - apart), 0, 1))
+    offset = (hue + jnp.array([5.0, 3.0, 1.0]).reshape(1, 1, 1, 3)) % 6
+    return value * (1 - saturation * jnp.clip(jnp.minimum(offset, 4 - offset), 0, 1))
 
 
 def shift(pixels: Float[Array, "m h w 3"], by: Int[Array, "m 2"]) -> Float[Array, "m h w 3"]:

@@ -125,7 +125,7 @@ def training_plan(
 
 
 def _deal(counts: Int64[np.ndarray, "s v"], num_devices: int) -> Int64[np.ndarray, "s d b"]:
-    """Indices of each step's visits, so dealt that its devices get alike numbers of frames.
+    """Indices of each step's visits, dealt so that its devices get similar numbers of frames.
 
     All devices compute as many frames as the fullest one. The longest `num_devices` visits go to
     the devices in turn, the next ones in reverse, and so on.
@@ -175,7 +175,7 @@ def _every_identity(
             "use a smaller data.tracklets or more tracklets_per_identity"
         )
     identities = _identity_order(rng, len(first), step_size)
-    # An identity that is visited again goes on where it stopped.
+    # An identity that is visited again continues where it stopped.
     visit = np.empty(len(identities), np.int64)
     by_identity = np.argsort(identities, kind="stable")
     visit[by_identity] = _rank_in_group(identities[by_identity])

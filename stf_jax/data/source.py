@@ -25,7 +25,7 @@ def evaluation_table(
 ) -> TrackletTable:
     """Return the `eval_subset` of the layout that the config section `data` names.
 
-    `report` is told what is odd in it, a line each. Raises UserError as `open_layout` does, and
+    `report` is called with each note about it, a line. Raises UserError as `open_layout` does, and
     where the layout has no such subset.
     """
     layout = open_layout(data, subsets=(data.eval_subset,))

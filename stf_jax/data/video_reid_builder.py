@@ -35,7 +35,7 @@ from jaxtyping import Int64
 
 from stf_jax.data.layout.partitions import SUBSETS, load_layout, read_partitions
 from stf_jax.data.layout.tracklets import TrackletTable
-from stf_jax.errors import UserError, told_in_lines
+from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.files import atomic_write
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -65,7 +65,7 @@ class VideoReidConfig(tfds.core.BuilderConfig):
 
 
 class _Partitions(tfds.core.Metadata):
-    """The layout's partitions file, kept beside the records."""
+    """The layout's partitions file, kept next to the records."""
 
     def save_metadata(self, data_dir: Any) -> None:
         """Writes it into the data set's folder."""
@@ -240,9 +240,9 @@ def frame_reader(
 
 
 def build(builder: VideoReid, layout: Path) -> None:
-    """Builds the data set of one layout: its folder appears whole or not at all.
+    """Builds the data set of one layout: its folder appears atomically.
 
-    tfds writes into a folder `incomplete.*` beside it and renames that at the end. Those that
+    tfds writes into a folder `incomplete.*` next to it and renames that at the end. Those that
     killed builds of the same data set left are removed first, so do not run two at a time.
 
     Raises:
@@ -259,14 +259,14 @@ def build(builder: VideoReid, layout: Path) -> None:
     except (OSError, RuntimeError) as error:  # RuntimeError: from the writer of array records
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{folder}: cannot be built ({reason}); nothing of it was kept; mend it and run the "
+            f"{folder}: cannot be built ({reason}); nothing of it was kept; fix it and run the "
             "same command again"
         ) from None
 
 
-@told_in_lines
+@prints_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Builds the data set of one layout; returns 0, or 2 for bad input, told on standard error."""
+    """Builds the data set of one layout; returns 0, or 2 for bad input, printed to standard error."""
     parser = argparse.ArgumentParser(
         prog="python -m stf_jax.data.video_reid_builder", description=__doc__, allow_abbrev=False
     )

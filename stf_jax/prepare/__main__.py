@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from stf_jax.errors import told_in_lines
+from stf_jax.errors import prints_user_errors
 
 # A source is a module of this package with add_arguments(parser) and run(args), imported only
 # when it is asked for ("ilids-vid" is ilids_vid.py). Its docstring is its help, examples at the
@@ -31,9 +31,9 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-@told_in_lines
+@prints_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one source; returns 0, or 2 for bad input, told on standard error."""
+    """Runs one source; returns 0, or 2 for bad input, printed to standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in ("-h", "--help"):
         print(_overview())

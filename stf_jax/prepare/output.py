@@ -24,7 +24,7 @@ def whole_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all; raises UserError where it cannot be written."""
+    """Writes a text file atomically; raises UserError where it cannot be written."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 

@@ -41,7 +41,7 @@ def write_run_files(
     config: Mapping[str, Any],
     labels: Mapping[int, int] | Mapping[np.integer, np.integer],
 ) -> None:
-    """Writes the files into `workdir` (made if need be), each whole or not at all.
+    """Writes the files into `workdir` (made if need be), each atomically.
 
     Args:
         workdir: folder of the run.

@@ -231,7 +231,7 @@ def caught(call):
 
 own = int(sys.argv[2])
 with hosts.joined(
-    hosts.wanted("127.0.0.1:" + sys.argv[1], 2, own, False), stops_on_notice=False
+    hosts.initialize_arguments("127.0.0.1:" + sys.argv[1], 2, own, False), stops_on_notice=False
 ):
     assert (hosts.several(), hosts.is_first()) == (True, own == 0)
     assert hosts.share(8) == slice(4 * own, 4 * own + 4)
@@ -284,17 +284,17 @@ def test_on_one_host_nothing_happens() -> None:
 def test_options_and_environment_name_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in hosts.VARIABLES.values():
         monkeypatch.delenv(variable, raising=False)
-    assert hosts.wanted(None, None, None, False) is None
-    assert hosts.wanted(None, None, None, True) == {}
+    assert hosts.initialize_arguments(None, None, None, False) is None
+    assert hosts.initialize_arguments(None, None, None, True) == {}
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "[fe80::1]:80")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
     monkeypatch.setenv("JAX_PROCESS_ID", "3")
     expected = {"coordinator_address": "[fe80::1]:80", "num_processes": 4, "process_id": 3}
-    assert hosts.wanted(None, None, None, False) == expected
-    assert hosts.wanted(None, None, 0, False) == expected | {"process_id": 0}
+    assert hosts.initialize_arguments(None, None, None, False) == expected
+    assert hosts.initialize_arguments(None, None, 0, False) == expected | {"process_id": 0}
     monkeypatch.setenv("JAX_NUM_PROCESSES", "many")
     with pytest.raises(UserError, match=r"JAX_NUM_PROCESSES.*many: expected a whole number"):
-        hosts.wanted(None, None, None, False)
+        hosts.initialize_arguments(None, None, None, False)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_matching_is_for_one_host(capsys) -> None:
 
 FIND = """
 from stf_jax import hosts
-with hosts.joined(hosts.wanted(None, None, None, True), stops_on_notice=False):
+with hosts.joined(hosts.initialize_arguments(None, None, None, True), stops_on_notice=False):
     raise AssertionError
 """
 

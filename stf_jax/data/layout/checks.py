@@ -1,6 +1,6 @@
 """What can be wrong with a layout, each check a function that writes lines into `Findings`.
 
-Every check looks at everything and counts, so that a layout is mended once, not error by error.
+Every check looks at everything and counts, so that a layout is fixed once, not error by error.
 """
 
 import re
@@ -27,11 +27,11 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def error(self, text: str) -> None:
-        """Adds a line about something that must be mended."""
+        """Adds a line about something that must be fixed."""
         self.errors.append(f"{self.path}: {text}")
 
     def note(self, text: str) -> None:
-        """Adds a line about something odd that can be worked with."""
+        """Adds a line about something unusual that is accepted."""
         self.notes.append(f"{self.path}: {text}")
 
 
@@ -154,7 +154,7 @@ def check_cameras(
     seen = np.unique(cameras)
     widest = int(second_widths.max(initial=0))
     track_width = widest - camera_digits
-    mend = "if your cameras have more digits, set camera_digits in the partitions file"
+    hint = "if your cameras have more digits, set camera_digits in the partitions file"
     leading = tracks // 10 ** max(track_width - 1, 0)
     if second_widths.min(initial=widest) < widest and np.any(
         (second_widths == widest) & (leading == 0)
@@ -162,12 +162,12 @@ def check_cameras(
         findings.note(
             f"{subset}: camera and track have {second_widths.min()} to {widest} digits and the "
             f"longest have zero-padded tracks; read as cameras ({examples(seen.tolist(), 12)}); "
-            f"{mend}"
+            f"{hint}"
         )
     elif seen.max() <= 1 and 0 in seen and track_width > 1 and np.any(leading != 0):
         findings.note(
             f"{subset}: all cameras are 0 or 1 and track numbers fill all "
-            f"their digits (up to {tracks.max()}); {mend}"
+            f"their digits (up to {tracks.max()}); {hint}"
         )
 
 
@@ -195,7 +195,7 @@ def check_ranking(
     subset: str,
     findings: Findings,
 ) -> None:
-    """Notes what a set of queries and gallery cannot be asked."""
+    """Notes what a set of queries and gallery cannot be scored on."""
     queries, gallery = (int((marks == mark).sum()) for mark in (QUERY, GALLERY))
     if not queries or not gallery:
         findings.note(

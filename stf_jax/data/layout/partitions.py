@@ -53,12 +53,12 @@ def read_partitions(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     if not os.path.isfile(path):
         others = sorted(other.name for other in path.parent.glob("*.pkl"))
-        mend = (
+        hint = (
             f"there are {', '.join(others[:12])}: name one of these"
             if others
             else f"make a layout with `python -m stf_jax.prepare SOURCE --output {path.parent} ...`"
         )
-        raise UserError(f"{path}: no such file; expected a layout's partitions file; {mend}")
+        raise UserError(f"{path}: no such file; expected a layout's partitions file; {hint}")
     values = read_pickle(path)
     if not isinstance(values, dict):
         raise UserError(
@@ -91,7 +91,7 @@ def load_layout(
             is an error and others are not looked at. None reads whatever is there.
 
     Raises:
-        UserError: anything that must be mended, every finding on a line of its own.
+        UserError: anything that must be fixed, one line per finding.
     """
     root = Path(root)
     path = root / partitions
@@ -113,7 +113,7 @@ def tables(
     findings: Findings,
     subsets: Sequence[str] | None = None,
 ) -> dict[str, TrackletTable]:
-    """The tables of the subsets in a partitions dict; all that is odd goes to `findings`.
+    """The tables of the subsets in a partitions dict; whatever is unusual goes to `findings`.
 
     Where `findings.errors` is not empty afterwards, the tables hold only what could be read.
     """

@@ -1,7 +1,8 @@
 """One subset of a layout as a table of tracklets, built from image names, labels and marks."""
 
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,16 @@ class TrackletTable:
         """Classes that a classifier needs: the highest label + 1; 0 without labels."""
         return int(self.labels.max(initial=-1)) + 1
 
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of all arrays: equal for the same images, identities and marks in any folder."""
+        checksum = 0
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                checksum = zlib.crc32(value.tobytes(), checksum)
+        return checksum
+
 
 def build_table(
     subset: str,
@@ -69,7 +80,7 @@ def build_table(
     image_dir: Path,
     findings: Findings,
 ) -> TrackletTable:
-    """The table of one subset from its image names and the entries beside them.
+    """The table of one subset from its image names and the entries that go with them.
 
     Args:
         subset: "train" or "trainval" (identities have labels), "val" or "test" (images have
@@ -79,7 +90,7 @@ def build_table(
             `<subset>_marks`.
         camera_digits: see `stf_jax.data.layout.names.parse_names`.
         image_dir: folder that the names are relative to.
-        findings: takes all that is odd. After an error the table holds what could be read.
+        findings: takes errors and notes. After an error the table holds what could be read.
     """
     parsed = _parse(subset, values, camera_digits, findings)
     keys = (parsed.person_ids, parsed.cameras, parsed.tracks, parsed.offsets)
@@ -101,7 +112,7 @@ def build_table(
     if subset in TRAINING_SUBSETS:
         key = f"{subset}_ids2labels"
         if key not in partitions:
-            findings.error(f"no {key} beside {subset}_im_names; add the map of labels")
+            findings.error(f"no {key} for {subset}_im_names; add the map of labels")
         elif (label_map := read_label_map(partitions[key], key, findings)) is not None:
             labels = label_identities(person_ids, label_map, subset, findings)
     else:
@@ -159,7 +170,7 @@ def _check_frames(
         findings.error(
             f"{subset}_im_names: {len(respelt)} of {len(first)} tracklets have their first two "
             "substrings spelt with different numbers of digits (e.g. that of "
-            f"{shown(names[first[respelt[0]]])}); spell them alike, or number the tracks apart"
+            f"{shown(names[first[respelt[0]]])}); spell them the same way, or give the tracks different numbers"
         )
 
 
@@ -188,7 +199,7 @@ def _frame_marks(
 ) -> Int8[np.ndarray, " f"] | None:
     key = f"{subset}_marks"
     if key not in partitions:
-        findings.error(f"no {key} beside {subset}_im_names; add a mark for each image")
+        findings.error(f"no {key} for {subset}_im_names; add a mark for each image")
         return None
     value = partitions[key]
     if not isinstance(value, list | tuple):

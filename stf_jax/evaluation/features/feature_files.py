@@ -97,7 +97,7 @@ def feature_set(
 
 
 def write_features(path: Path, features: FeatureSet) -> None:
-    """Write a compressed .npz of the fields of `features`, whole or not at all."""
+    """Write a compressed .npz of the fields of `features`, atomically."""
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, allow_pickle=False, **{name: np.asarray(v) for name, v in vars(features).items()}
@@ -111,19 +111,19 @@ def read_features(path: Path) -> FeatureSet:
         UserError: no such file, not such a file, or arrays whose lengths do not fit together.
     """
     wanted = [field.name for field in dataclasses.fields(FeatureSet)]
-    mend = "write it with --mode evaluate or --mode embed"
+    hint = "write it with --mode evaluate or --mode embed"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; expected features; {mend}")
+        raise UserError(f"{path}: no such file; expected features; {hint}")
     try:
         # Opened here: of a broken file numpy would leave its own handle open.
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             missing = [name for name in wanted if name not in file]
             if missing:
-                raise UserError(f"{path}: lacks {', '.join(missing)}; {mend}")
+                raise UserError(f"{path}: lacks {', '.join(missing)}; {hint}")
             values = {name: file[name] for name in wanted}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a whole .npz file ({reason}); {mend}") from error
+        raise UserError(f"{path}: not a whole .npz file ({reason}); {hint}") from error
     values |= {"image_dir": str(values["image_dir"]), "chunk": int(values["chunk"])}
     found = FeatureSet(**values)
     tracklets, frames = found.num_tracklets, len(found.names)
@@ -134,7 +134,7 @@ def read_features(path: Path) -> FeatureSet:
     if wrong:
         raise UserError(
             f"{path}: {', '.join(wrong)}: lengths do not fit {tracklets} tracklets of {frames} "
-            f"frames; {mend}"
+            f"frames; {hint}"
         )
     return found
 

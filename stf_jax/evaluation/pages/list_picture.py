@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
-from stf_jax.errors import UserError, told_in_lines
+from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.evaluation.arguments import ArgumentError
 from stf_jax.evaluation.distances import METRICS, pairwise_distances
 from stf_jax.evaluation.features.feature_files import (
@@ -236,9 +236,9 @@ def _run(options: argparse.Namespace) -> None:
     print(f"written: {options.output}")
 
 
-@told_in_lines
+@prints_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, or 2 for bad input, told on standard error."""
+    """Run the command; return its exit status: 0, or 2 for bad input, printed to standard error."""
     parser = argparse.ArgumentParser(
         prog="python -m stf_jax.evaluation.pages.list_picture",
         description="Draw one ranked list, the query first, into a PDF, PNG or SVG.",

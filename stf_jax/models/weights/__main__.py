@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from stf_jax.errors import told_in_lines
+from stf_jax.errors import prints_user_errors
 from stf_jax.models.weights.files import read_tensors, write_tensors
 from stf_jax.models.weights.location import locate_weights
 
 
-@told_in_lines
+@prints_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Inspect or convert a file; return the exit status."""
     parser = argparse.ArgumentParser(

@@ -49,7 +49,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Write `tensors` in the format that the suffix tells; the file appears whole or not at all.
+    """Write `tensors` in the format that the suffix tells; the file appears atomically.
 
     Raises UserError: a suffix not in `FORMATS`, no such folder, one that cannot be written, a full
     disk, bfloat16 in .npz, no PyTorch.

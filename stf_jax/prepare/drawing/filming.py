@@ -142,7 +142,7 @@ def shoot(
 
 
 def write_take(film: Film, take: Take, names: tuple[str, ...], folder: Path) -> int:
-    """Writes the images of a tracklet, each whole or not at all; returns how many.
+    """Writes the images of a tracklet, each atomically; returns how many.
 
     Args:
         film, take: what to draw.

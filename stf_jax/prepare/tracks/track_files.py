@@ -118,14 +118,14 @@ def _check_frames_and_ids(
     if early.any():
         row = int(np.flatnonzero(early)[0])
         zero_based = first_frame == 1 and table[:, 0].min() == 0
-        mend = (
+        hint = (
             "its frames count from 0: pass --first-frame 0"
             if zero_based
             else "frame numbers must not be negative"
         )
         raise UserError(
             f"{path}:{lines[row]}: frame {table[row, 0]:g}, {int(early.sum())} boxes before "
-            f"frame {first_frame}, the number of the video's first frame; {mend}"
+            f"frame {first_frame}, the number of the video's first frame; {hint}"
         )
     negative = table[:, 1] < 0
     if negative.any():
