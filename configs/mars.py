@@ -44,7 +44,8 @@ def get_config() -> Config:
             min_frames=5,  # frames drawn from a tracklet: uniform from this
             max_frames=25,  # to this
             frame_buckets=6,  # packed batch sizes compiled at most
-            on_corrupt="error",  # or "skip" unreadable images, counted and logged
+            on_corrupt="error",  # or "skip" images that cannot be decoded, counted and logged
+            max_lost=0.1,  # share of an epoch's images that training may skip; no step may lose all
             threads=0,  # decoding threads; 0: as many as usable cores
         ),
         augment=AugmentConfig(

@@ -74,7 +74,7 @@ def run(seeds: list[int], only: list[str], argv: list[str]) -> None:
             name = variant.replace(", ", "-").replace("+", "")
             workdir = options.workdir / f"{name}-seed{seed}"
             print(f"{variant}, seed {seed}", file=sys.stderr)
-            entries = train_and_score(config, workdir, "latest")
+            entries = train_and_score(config, workdir)
             rows.setdefault(variant, []).append(next(iter(entries.values())))
         print(format_rows(rows, finished=seed == seeds[-1]))
     table = {variant: across_splits(entries) for variant, entries in rows.items()}

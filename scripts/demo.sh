@@ -21,7 +21,7 @@ run() { # LABEL, then options
   shift
   $half "$PYTHON" -m stf_jax.main --config configs/demo.py --workdir "$workdir" \
     --config.data.root="$data" --config.seed="$seed" "$@"
-  $half "$PYTHON" -m stf_jax.main --mode evaluate --workdir "$workdir" --checkpoint latest >/dev/null
+  $half "$PYTHON" -m stf_jax.main --mode evaluate --workdir "$workdir" >/dev/null
 }
 # The other run logs the untrained score: this one takes longer.
 fusion() { run fusion --config.train.evaluate_before=False; }

@@ -17,6 +17,6 @@ scripts/street/prepare.sh "$clip" data/street
 
 "$PYTHON" -m stf_jax.main --config configs/street.py --workdir "$work/fine-tuned" \
   --config.data.root=data/street --config.pretrained="$demo/fusion" --config.seed="$seed"
-"$PYTHON" -m stf_jax.main --mode evaluate --workdir "$work/fine-tuned" --checkpoint latest >/dev/null
+"$PYTHON" -m stf_jax.main --mode evaluate --workdir "$work/fine-tuned" >/dev/null
 "$PYTHON" scripts/compare.py --layout data/street --output "$work" "fine-tuned=$work/fine-tuned"
 echo '("fine-tuned, before training" is the demo'"'"'s model as it is)'

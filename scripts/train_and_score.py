@@ -7,6 +7,7 @@ from typing import Any
 from stf_jax.config import Config, to_json
 from stf_jax.evaluate import SCORES_FILE, evaluate_workdir
 from stf_jax.run.checkpoint import find_step
+from stf_jax.run.restore import default_checkpoint
 from stf_jax.run.run_files import differing_keys, read_run_files, run_config
 from stf_jax.train import FREE_KEYS, train
 
@@ -14,7 +15,7 @@ from stf_jax.train import FREE_KEYS, train
 _OF_SCORES = ("evaluation.",)
 
 
-def train_and_score(config: Config, workdir: Path, checkpoint: str = "best") -> dict[str, Any]:
+def train_and_score(config: Config, workdir: Path, checkpoint: str | None = None) -> dict[str, Any]:
     """Return the rows of `workdir`'s scores.json (label -> `make_scores`), made if need be.
 
     A run that was stopped resumes; one that is trained and scored is left as it is, unless the
@@ -35,6 +36,10 @@ def train_and_score(config: Config, workdir: Path, checkpoint: str = "best") -> 
         train(config, workdir)
         evaluate_workdir(config, workdir, checkpoint)
     scores = json.loads(path.read_text(encoding="utf-8"))
-    if scores["step"] != find_step(workdir / "checkpoints", checkpoint):
+    which = checkpoint or default_checkpoint(workdir)
+    if (scores["step"], scores.get("checkpoint")) != (
+        find_step(workdir / "checkpoints", which),
+        which,
+    ):
         scores = evaluate_workdir(config, workdir, checkpoint)
     return scores["rows"]

@@ -35,7 +35,12 @@ class DataConfig:
     min_frames: int = number(5, "frames drawn from a tracklet: uniform from this", 1)
     max_frames: int = number(25, "to this", 1)
     frame_buckets: int = number(6, "packed batch sizes compiled at most", 1)
-    on_corrupt: str = choice(("error", "skip"), 'or "skip" unreadable images, counted and logged')
+    on_corrupt: str = choice(
+        ("error", "skip"), 'or "skip" images that cannot be decoded, counted and logged'
+    )
+    max_lost: float = number(
+        0.1, "share of an epoch's images that training may skip; no step may lose all", 0, 1
+    )
     threads: int = number(0, "decoding threads; 0: as many as usable cores")
 
     def misfits(self) -> dict[str, str]:
@@ -270,7 +275,7 @@ KEYS: dict[str, Field] = {f.name: f for f in fields(Config) if f.name not in _SE
 }
 # Keys that configs of older runs may lack; their defaults are what those runs did.
 _ADDED = (
-    *("augment.", "model.", "optimizer.", "data.source", "train.parallel"),
+    *("augment.", "model.", "optimizer.", "data.max_lost", "data.source", "train.parallel"),
     *("evaluation.multi_query", "evaluation.single_gallery_shot", "evaluation.separate_camera_set"),
 )
 

@@ -16,7 +16,7 @@ from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, fe
 from stf_jax.evaluation.features.origin import feature_origin
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.prepare.mot import cut_videos, parse_camera
-from stf_jax.run.restore import restore_run
+from stf_jax.run.restore import default_checkpoint, restore_run
 from stf_jax.run.run_files import run_config
 from stf_jax.run.tensor_checksums import digest
 
@@ -28,7 +28,7 @@ def embed_tracklets(
     source: str | os.PathLike[str],
     *,
     config: Config | None = None,
-    checkpoint: str = "best",
+    checkpoint: str | None = None,
     camera: int = 1,
     frames_dir: str | os.PathLike[str] | None = None,
 ) -> FeatureSet:
@@ -43,7 +43,7 @@ def embed_tracklets(
             "VIDEO:TRACKS": a video (or folder of frames) and the file of a tracker; `prepare mot`
             describes the formats, and prepares a layout first where its options are needed.
         config: by default what is stored in the workdir.
-        checkpoint: best, latest, or a step.
+        checkpoint: best, latest, or a step; by default as `restore.default_checkpoint`.
         camera: number of the camera that frames or video are from; a layout has its own.
         frames_dir: for VIDEO:TRACKS, where the people cut out of it are written; a new folder, or
             that of the same call before.
@@ -55,7 +55,8 @@ def embed_tracklets(
     used: Config = run_config(workdir) if config is None else config
     check_config(used)
     table, titles = _read_source(os.fspath(source), used, camera, frames_dir)
-    model, variables, step = restore_run(used, workdir, checkpoint)
+    which = checkpoint or default_checkpoint(workdir)
+    model, variables, step = restore_run(used, workdir, which)
     found = extract_table(model, variables, table, used)
     origin = feature_origin(used, digest(variables), step)
     return feature_set(table, found, origin=origin, titles=titles)

@@ -16,7 +16,7 @@ from stf_jax.errors import UserError, prints_user_errors
 EPILOG = """
 train and score:       python -m stf_jax.main --config configs/mars.py --workdir runs/mars
 change any value:      ... --config.data.root=/data/mars --config.optimizer.name=adam
-score the best again:  python -m stf_jax.main --mode evaluate --workdir runs/mars
+score a run again:     python -m stf_jax.main --mode evaluate --workdir runs/mars
 features of anything:  python -m stf_jax.main --mode embed --workdir runs/mars \\
                            --input hall.mp4:hall.txt --output hall.npz
 who is that there?     python -m stf_jax.main --mode match --workdir runs/mars \\
@@ -46,8 +46,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--mode", choices=("train", "evaluate", "embed", "match"), default="train")
     add(
         "--checkpoint",
-        default="best",
-        help="evaluate, embed: best (by mAP), latest, or a step (default: %(default)s)",
+        help="evaluate, embed: best (by mAP), latest, or a step (default: best where the run was "
+        "evaluated on val while it trained, else latest)",
     )
     add("--no-report", action="store_true", help="evaluate: write no report/index.html")
     add("--output", type=Path, help="embed: an .npz to write; match: a folder for the report")

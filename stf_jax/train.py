@@ -3,11 +3,13 @@
 Top to bottom as the data flows: layout -> plan -> model -> state -> steps -> scores.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import jax
 from tqdm import tqdm
@@ -38,6 +40,7 @@ from stf_jax.training.stop_request import RunStoppedError, StopRequest
 
 # What a resumed run may have changed: nothing that is learnt depends on it.
 FREE_KEYS = (
+    "data.max_lost",
     "data.root",
     "data.source",
     "data.threads",
@@ -82,6 +85,16 @@ def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
         if on != here:
             say(f"note: on {here} devices now, on {on} before: the same batches and steps")
     run_files.write_run_files(workdir, to_json(config), labels)
+
+
+def _ranked_by(config: Config) -> list[Any]:
+    """All of the config that the mAP of an evaluation while training depends on."""
+    evaluation = config.evaluation
+    return [
+        evaluation.protocols[0],
+        *(evaluation.chunk, evaluation.chunk_weighting, evaluation.flip, evaluation.distance),
+        *(evaluation.multi_query, evaluation.separate_camera_set),
+    ]
 
 
 def say(text: str) -> None:
@@ -194,10 +207,14 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, Mapping[str, Any]]:
         return step_of(state, batch, key)
 
+    evaluated = {}
+    if eval_table is not None:
+        rules = crc32(json.dumps(_ranked_by(config)).encode())
+        evaluated = {checkpoint.SUBSET: eval_table.checksum, checkpoint.RULES: rules}
     start, end = config.profile_steps if first and config.profile_steps else (0, -1)
     watch = LossWatch("none yet" if stored is None else f"step {begun} in {checkpoints}")
     with (
-        checkpoint.open_manager(checkpoints) if first else nullcontext() as manager,
+        checkpoint.open_manager(checkpoints, evaluated) if first else nullcontext() as manager,
         MetricsLog(workdir, begun, writes=first) as log,
         StopRequest() as stop,
         progress_bar(total_steps, begun, shown=first) as bar,
@@ -227,7 +244,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
             step = int(state.step)
             watch.check(step, state.variables)
             if manager is not None:
-                checkpoint.save(manager, state, position, scores)
+                checkpoint.save(manager, state, position, {**scores, **evaluated} if scores else {})
                 watch.last_good = f"step {step} in {checkpoints}"
 
         if config.train.evaluate_before and begun == 0:

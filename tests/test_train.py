@@ -20,6 +20,7 @@ from PIL import Image
 
 from stf_jax import train as training
 from stf_jax.config import Config, changed, flat_values, load_config, to_json
+from stf_jax.data.layout.partitions import read_partitions
 from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
@@ -249,13 +250,16 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
         training.train(config, tmp_path / "error")
 
     config = changed(config, {"data.on_corrupt": "skip"})
+    with pytest.raises(UserError, match=r"images of an epoch cannot be decoded; .*at most 10 %"):
+        training.train(config, tmp_path / "too many")
+    config = changed(config, {"data.max_lost": 0.2})
     runs = tmp_path / "a", tmp_path / "b"
     for run, threads in zip(runs, (1, 3), strict=True):
         caplog.clear()
         training.train(changed(config, {"data.threads": threads}), run)
         # Two epochs of whole tracklets would read 2 x 40 frames; each is logged by name and number.
-        assert "png: cannot be read, left out" in caplog.text
-        assert "6 of 40 images could not be read and were left out" in caplog.text  # evaluation
+        assert "png: cannot be decoded, left out" in caplog.text
+        assert "6 of 40 images could not be decoded and were left out" in caplog.text  # evaluation
         assert "of 1 of 8 tracklets no image could be read (e.g. that of 000005_2" in caplog.text
     assert losses(runs[0]) == losses(runs[1])
     assert all(np.isfinite(list(losses(runs[0]).values())))
@@ -309,10 +313,10 @@ def test_training_starts_from_another_runs_checkpoint(
     said = capsys.readouterr().err
     misfit = "params/classifier/fc_0/kernel: found [8, 4] float32, expected [8, 6] float32"
     assert f"{straight}: re-initialised, as it does not fit this run: {misfit}" in said
-    assert f"starting from the best checkpoint of {straight}" in said
+    assert f"starting from the latest checkpoint of {straight}" in said
     fresh = init_variables(build_model(config.model, 6), config.seed, 32, 16)
     template = init_variables(build_model(config.model, 4), 9, 32, 16)
-    theirs, _ = checkpoint.restore_model(straight / "checkpoints", template, "best")
+    theirs, _ = checkpoint.restore_model(straight / "checkpoints", template, "latest")
     theirs["params"]["classifier"] = fresh["params"]["classifier"]
     assert_same(started[0], theirs)
 
@@ -463,13 +467,15 @@ def test_compare_tells_runs_apart(straight, layout, tmp_path, monkeypatch, capsy
     shutil.copytree(straight, run)
     evaluate_workdir(tiny_config(layout), run, "best")
     shutil.copytree(run, other)
+    evaluate_workdir(tiny_config(layout), run, "latest")
     capsys.readouterr()
     argv = ["--layout", str(layout), "--output", str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", ["compare.py", *argv, f"one={other}", f"two={run}"])
     assert compare.main() == 0
     said = capsys.readouterr().out
     assert "colour histogram, untrained" in said
-    assert "mAP of two over one: +0.0 (+0.0 to +0.0: 95 % bootstrap" in said
+    assert re.search(r"mAP of two over one: [+-][0-9.]+ \(.* to .*: 95 % bootstrap", said)
+    assert "chosen on these queries, so the scores are too high: one." in said
     assert set(json.loads((tmp_path / "out" / "comparison.json").read_text())) >= {"one", "two"}
     elsewhere = make_layout(tmp_path / "elsewhere", identities=10)
     argv[1] = str(elsewhere)
@@ -501,6 +507,44 @@ def test_a_scored_run_is_scored_again_for_another_checkpoint(
         rows = train_and_score.train_and_score(tiny_config(layout), run, which)
         stored = json.loads((run / "scores.json").read_text())
         assert (stored["step"], stored["rows"]) == (step, rows)
+
+
+def test_the_best_on_the_scored_queries_says_so(
+    straight: Path, layout: Path, tmp_path: Path, capsys
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    sentence = "Best checkpoint, chosen on these queries, so the scores are too high."
+    for which, asked_for in ((None, "latest"), ("best", "best"), ("latest", "latest")):
+        contents = evaluate_workdir(tiny_config(layout), run, which)
+        chosen = which == "best"
+        assert contents["checkpoint"] == asked_for
+        options = contents["rows"]["step"]["options"]
+        assert options.get("chosen_on_these_queries", False) is chosen
+        assert (sentence in capsys.readouterr().out) is chosen
+        assert (sentence in (run / "report" / "index.html").read_text()) is chosen
+    # Other queries than those that it was chosen by.
+    other = make_layout(tmp_path / "other", identities=10)
+    contents = evaluate_workdir(tiny_config(other), run, "best", report=False)
+    assert "chosen_on_these_queries" not in contents["rows"]["step"]["options"]
+
+
+def test_the_best_on_val_is_the_default(layout: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(layout, root)
+    parts = read_partitions(root / "partitions.pkl")
+    names = {name: parts[f"{name}_im_names"] for name in ("trainval", "test")}
+    write_partitions(root, **names, test_marks=parts["test_marks"], val_share=0.5)
+    values = {"data.train_subset": "train", "data.eval_subset": "val", "train.epochs": 2}
+    config, run = tiny_config(root, {**values, "data.tracklets": 2}), tmp_path / "run"
+    training.train(config, run)
+    best = checkpoint.find_step(run / "checkpoints", "best")
+    for subset in ("test", "val"):
+        used = changed(config, {"data.eval_subset": subset})
+        contents = evaluate_workdir(used, run, report=False)
+        assert (contents["checkpoint"], contents["step"]) == ("best", best)
+        options = contents["rows"]["step"]["options"]
+        assert ("chosen_on_these_queries" in options) is (subset == "val")
 
 
 def test_evaluation_tells_what_is_odd_in_the_layout(straight: Path, tmp_path: Path, capsys) -> None:

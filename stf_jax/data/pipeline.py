@@ -9,6 +9,7 @@ that image only. `scripts/benchmarking/benchmark_input.py` measures it.
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def batches(
     buckets: Sequence[int],
     start_step: int = 0,
     on_corrupt: str = "error",
+    max_lost: float = 1.0,
     threads: int | None = None,
     host_augment: AugmentConfig | None = None,
     seed: int | Sequence[int] = 0,
@@ -70,8 +72,11 @@ def batches(
         buckets: allowed values of M, ascending. A step has the smallest one that holds the frames
             of its fullest device (of all devices of the plan, so that hosts agree).
         start_step: steps of the plan to leave out.
-        on_corrupt: "error", or "skip": an image that cannot be read is left out of its batch, M
-            stays. Logged with a count; a tracklet without any image left becomes an empty one.
+        on_corrupt: "error", or "skip": an image that cannot be decoded is left out of its batch, M
+            stays. Logged with a count; a tracklet without any image left becomes an empty one. One
+            that cannot be read at all, such as a missing file, is an error all the same.
+        max_lost: under "skip", the greatest share of the plan's images on `devices` that may be
+            left out; less than 1, no step may lose all of its images either.
         threads: that decode; by default as many as the process may use cores.
         host_augment: options of which `horizontal_crop`, `horizontal_crop_keep` and `pad_ratio`
             are used; None does none of them.
@@ -88,8 +93,8 @@ def batches(
         the order of the plan. The arrays are new ones for each batch.
 
     Raises:
-        UserError: no bucket is large enough; on_corrupt is neither; while iterating, under
-            "error", an image cannot be read (it is named).
+        UserError: no bucket is large enough; on_corrupt is neither; while iterating, an image
+            cannot be read (it is named), or too many cannot be decoded.
     """
     if on_corrupt not in ("error", "skip"):
         raise UserError(f"on_corrupt {on_corrupt!r}: expected 'error' or 'skip'")
@@ -117,7 +122,7 @@ def batches(
     rows = share.frame_rows[real]
     names = table.names[rows]
 
-    def read(key: tf.Tensor) -> tf.Tensor:
+    def read(key: Any) -> tf.Tensor:
         if read_frames is None:
             return tf.io.read_file(tf.strings.join([str(table.image_dir), key], separator=os.sep))
         reader = read_frames
@@ -132,9 +137,13 @@ def batches(
         return resize(image, height, width)
 
     keys = names if read_frames is None else rows
+
+    images = _Images(table.image_dir, names, keys, read)
     frames = _frames(load, keys, keep[steps, devices][real], on_corrupt, threads, ahead)
-    frames = _explained(frames, load, keys, names, table.image_dir)
-    return _steps(table, share, sizes, (height, width), frames, names)
+    planned = int((plan.frame_rows[:, devices] >= 0).sum())
+    return _steps(
+        table, share, sizes, (height, width), _explained(frames, images), images, planned, max_lost
+    )
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
@@ -220,12 +229,48 @@ def _frames(
     return blocks
 
 
+@dataclass(frozen=True)
+class _Images:
+    """The images of a plan, to find out what is wrong with one."""
+
+    folder: Path
+    names: np.ndarray
+    keys: np.ndarray
+    read: Callable[[Any], tf.Tensor]
+
+    def path(self, index: int) -> Path:
+        return self.folder / os.fsdecode(self.names[index])
+
+    def failure(self, index: int) -> tuple[Exception | None, bool]:
+        """What reading and decoding it raises, and whether it could be read."""
+        try:
+            contents = self.read(self.keys[index])
+        except Exception as reason:  # of TensorFlow, or whatever `read_frames` raises
+            return reason, False
+        try:
+            decode(contents)
+        except tf.errors.OpError as reason:
+            return reason, True
+        return None, True
+
+    def unreadable(self, index: int, reason: Exception) -> UserError:
+        missing = isinstance(reason, tf.errors.NotFoundError)
+        return UserError(
+            f"{self.path(index)}: cannot be read "
+            f"({'no such file' if missing else _first_line(reason)}); expected a whole PNG or "
+            "JPEG; replace it, drop it with `python -m stf_jax.prepare verify --fix`, or set "
+            "data.on_corrupt to 'skip'"
+        )
+
+    def changing(self) -> UserError:
+        return UserError(
+            f"{self.folder}: an image could not be read but now can; is the folder being written "
+            "to? Start again"
+        )
+
+
 def _explained(
-    frames: Iterator[tuple[np.ndarray, np.ndarray]],
-    load: Any,
-    keys: np.ndarray,
-    names: np.ndarray,
-    image_dir: Path,
+    frames: Iterator[tuple[np.ndarray, np.ndarray]], images: _Images
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The same blocks; a failure becomes a UserError that names the image."""
     start = 0
@@ -234,33 +279,21 @@ def _explained(
             block = next(frames)
         except StopIteration:
             return
-        except tf.errors.OpError as error:
+        except tf.errors.OpError:
             # Blocks come in order: the image is in the next one.
-            block = slice(start, start + _BLOCK)
-            for key, name in zip(keys[block], names[block], strict=True):
-                try:
-                    load(tf.constant(key), tf.constant(1.0))
-                except tf.errors.OpError as reason:
-                    raise _unreadable(image_dir / os.fsdecode(name), reason) from None
-            raise UserError(
-                f"{image_dir}: an image could not be read but now can ({_first_line(error)}); is "
-                "the folder being written to? Start again"
-            ) from None
+            for index in range(start, min(start + _BLOCK, len(images.names))):
+                reason, _ = images.failure(index)
+                if reason is not None:
+                    raise images.unreadable(index, reason) from None
+            raise images.changing() from None
         start += len(block[0])
         yield block
 
 
-def _unreadable(path: Path, reason: tf.errors.OpError) -> UserError:
-    found = "no such file" if isinstance(reason, tf.errors.NotFoundError) else _first_line(reason)
-    return UserError(
-        f"{path}: cannot be read ({found}); expected a whole PNG or JPEG; replace it, drop it with "
-        "`python -m stf_jax.prepare verify --fix`, or set data.on_corrupt to 'skip'"
-    )
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    text = (error.message.strip() or type(error).__name__).splitlines()[0]
-    return text.partition(" [Op:")[0].rpartition("}} ")[2]
+def _first_line(error: Exception) -> str:
+    text = getattr(error, "message", str(error))  # without the code that TensorFlow puts before it
+    line = (text.strip() or type(error).__name__).splitlines()[0]
+    return line.partition(" [Op:")[0].rpartition("}} ")[2]
 
 
 def _steps(
@@ -269,7 +302,9 @@ def _steps(
     sizes: np.ndarray,
     shape: tuple[int, int],
     frames: Iterator[tuple[np.ndarray, np.ndarray]],
-    names: np.ndarray,
+    files: _Images,
+    planned: int,
+    max_lost: float,
 ) -> Iterator[PackedBatch]:
     _, num_devices, num_tracklets, _ = plan.frame_rows.shape
     step, device, tracklet, slot = np.nonzero(plan.frame_rows >= 0)
@@ -277,7 +312,7 @@ def _steps(
     ends = np.searchsorted(step, np.arange(len(sizes)), side="right")
     index, images = np.zeros(0, np.int64), np.zeros((0, *shape, 3), np.uint8)
     start, skipped = 0, 0
-    for s, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+    for s, (size, end) in enumerate(zip(sizes, ends.tolist(), strict=True)):
         batch = PackedBatch(
             images=np.zeros((num_devices, size, *shape, 3), np.uint8),
             tracklet=np.full((num_devices, size), num_tracklets, np.int32),
@@ -304,13 +339,31 @@ def _steps(
             index, images = next(frames, (index, images))
             if not len(index):
                 break
-        for name in names[start:end][~seen]:
+        for lost in (start + np.flatnonzero(~seen)).tolist():
+            reason, was_read = files.failure(lost)
+            if reason is None:
+                raise files.changing()
+            if not was_read:
+                raise files.unreadable(lost, reason)
             skipped += 1
             if skipped <= _NAMED:
-                _LOG.warning("%s: cannot be read, left out", table.image_dir / os.fsdecode(name))
+                _LOG.warning("%s: cannot be decoded, left out", files.path(lost))
+            if skipped > max_lost * planned:
+                raise UserError(
+                    f"{files.folder}: {skipped} of {planned} images of an epoch cannot be decoded; "
+                    f"expected at most {100 * max_lost:g} % (config.data.max_lost); replace them, "
+                    "or drop them with `python -m stf_jax.prepare verify --fix`"
+                )
+        if max_lost < 1 and end > start and not seen.any():
+            raise UserError(
+                f"{files.folder}: none of the {end - start} images of a step can be decoded "
+                f"(such as {files.path(start).name}); expected some; replace them, or drop them "
+                "with `python -m stf_jax.prepare verify --fix`"
+            )
         used = (np.arange(num_tracklets) == batch.tracklet[:, :, None]).any(axis=1)  # [D, B]
         batch.labels[used] = table.labels[plan.tracklets[s][used]]
         start = end
         yield batch
     if skipped:
-        _LOG.warning("%d of %d images could not be read and were left out", skipped, len(names))
+        count = len(files.names)
+        _LOG.warning("%d of %d images could not be decoded and were left out", skipped, count)

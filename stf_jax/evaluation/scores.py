@@ -17,6 +17,7 @@ from stf_jax.evaluation.ranking import Ranking
 from stf_jax.files import atomic_write
 
 RANKS = (1, 5, 10, 20)
+CHOSEN = "chosen_on_these_queries"  # an option of a row: the checkpoint is the best on them
 SCORE_NAMES = (*(f"rank-{k}" for k in RANKS), "mAP", "mINP")
 
 
@@ -129,6 +130,8 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     text.insert(1, "-" * max(len(line) for line in text))
     if meaning := ranges_meaning(rows):
         text.append(f"Ranges: {meaning}.")
+    if warning := chosen_warning(rows):
+        text.append(warning)
     return "\n".join(text)
 
 
@@ -142,6 +145,15 @@ def ranges_meaning(rows: Mapping[str, Mapping[str, Any]]) -> str:
     few = f"; too narrow with fewer than {FEW_IDENTITIES}" if counts[0] < FEW_IDENTITIES else ""
     people = " or ".join(f"{count:,}" for count in counts)
     return f"{', '.join(levels)} bootstrap intervals over {people} identities{few}"
+
+
+def chosen_warning(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence on the rows whose checkpoint was chosen by these scores; empty without any."""
+    labels = [label for label, entry in rows.items() if entry["options"].get(CHOSEN)]
+    if not labels:
+        return ""
+    which = "" if len(labels) == len(rows) else f": {', '.join(labels)}"
+    return f"Best checkpoint, chosen on these queries, so the scores are too high{which}."
 
 
 def _number(value: float) -> float | None:

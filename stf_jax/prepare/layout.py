@@ -11,6 +11,7 @@ from stf_jax.data.layout.checks import Findings
 from stf_jax.data.layout.partitions import tables
 from stf_jax.errors import UserError
 from stf_jax.prepare.output import whole_file
+from stf_jax.prepare.validation import split_validation
 
 EXTENSIONS = ("png", "jpg", "jpeg")
 
@@ -83,6 +84,7 @@ def write_partitions(
     val_marks: Sequence[int] | Sequence[np.integer] | None = None,
     camera_digits: int = 1,
     filename: str = "partitions.pkl",
+    val_share: float = 0,
 ) -> Path:
     """Writes the partitions file of a layout and returns its path.
 
@@ -96,6 +98,8 @@ def write_partitions(
         test_marks, val_marks: one per image: 0 query, 1 gallery, 2 multi-query.
         camera_digits: as given to `image_name`.
         filename: another name, for sets with several splits (`partitions_00.pkl`).
+        val_share: share of the identities of `trainval` to make `train` and `val` of, where these
+            are not given (`validation.split_validation`); 0: none.
 
     A subset that is empty or None is left out of the file.
 
@@ -104,6 +108,11 @@ def write_partitions(
             nothing is written then. Whether the images exist is not looked at.
     """
     path = Path(root) / filename
+    if val_share and (train is not None or val is not None):
+        raise UserError(f"--val-share {val_share}: the data set has a val of its own; leave it out")
+    if val_share:
+        split = split_validation(trainval, val_share, camera_digits)
+        train, val, val_marks = split.train, split.val, split.marks
     values: dict[str, object] = {}
     for subset, names in (("trainval", trainval), ("train", train)):
         if names is not None and len(names):

@@ -124,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
         val=names.get("val"),
         val_marks=marks.get("val"),
         camera_digits=CAMERA_DIGITS,
+        val_share=args.val_share,
     )
     official = LS_VID | (LS_VID_VAL if "val" in names else {})
     print(comparison("LS-VID", counts(data), official))

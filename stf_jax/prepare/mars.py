@@ -178,7 +178,11 @@ def run(args: argparse.Namespace) -> None:
     groups = {"train": mars.train, "test": mars.test}
     names, placed = place_images(args.source, groups, args.output, receipt, copy=args.copy)
     path = write_partitions(
-        args.output, trainval=names["train"], test=names["test"], test_marks=marks
+        args.output,
+        trainval=names["train"],
+        test=names["test"],
+        test_marks=marks,
+        val_share=args.val_share,
     )
     print(comparison("MARS", counts(mars), MARS))
     print(*mars.notes, sep="\n", end="\n" if mars.notes else "")

@@ -46,6 +46,7 @@ from stf_jax.prepare.tracks.summary import ROLES, Camera, Tracklets, summary, tr
 from stf_jax.prepare.tracks.track_files import TrackFile, read_tracks
 from stf_jax.prepare.tracks.video import Video, open_video
 from stf_jax.prepare.tracks.write_crops import too_short, write_images
+from stf_jax.prepare.validation import add_val_share
 
 TrainIds = Callable[[set[int]], set[int]]
 """All identities -> those that train."""
@@ -77,6 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cameras whose test tracklets are queries if another camera has the person "
         "(default: the lowest number; with --unlabelled: none, a gallery only)",
     )
+
+    add_val_share(split.add_argument)
 
     cut = parser.add_argument_group("cutting")
     add = cut.add_argument
@@ -240,6 +243,7 @@ def cut_videos(
     rules: CutRules = _RULES,
     first_frame: int = 1,
     ext: str = "png",
+    val_share: float = 0,
 ) -> None:
     """Cuts people out of videos along their tracks, writes the layout and prints a summary.
 
@@ -257,6 +261,7 @@ def cut_videos(
         rules: how tracks are cut and which boxes are dropped.
         first_frame: number of a video's first frame in the track files, 0 or 1.
         ext: of the images, png or jpg.
+        val_share: as of `layout.write_partitions`.
 
     Raises:
         UserError: bad input, or an output folder that belongs to something else.
@@ -290,7 +295,12 @@ def cut_videos(
     test = by_role["query"] + by_role["gallery"]
     marks = [0] * len(by_role["query"]) + [1] * len(by_role["gallery"])
     write_partitions(
-        output, trainval=by_role["train"], test=test, test_marks=marks, camera_digits=digits
+        output,
+        trainval=by_role["train"],
+        test=test,
+        test_marks=marks,
+        camera_digits=digits,
+        val_share=val_share,
     )
     print(summary(cameras, tracklets, train_ids is None))
     print(f"written: {output}")
@@ -307,4 +317,5 @@ def run(args: argparse.Namespace) -> None:
         rules=_rules(args),
         first_frame=args.first_frame,
         ext=args.ext,
+        val_share=args.val_share,
     )

@@ -14,6 +14,7 @@ from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
 from stf_jax.prepare.output import claim_output
 from stf_jax.prepare.published.source_tracklets import SourceTracklet, image_names, listing_digest
+from stf_jax.prepare.validation import add_val_share
 
 _NO_LINKS = {
     errno.EXDEV,
@@ -27,7 +28,7 @@ _NO_LINKS = {
 
 
 def add_placing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --source, --output and --copy, which all commands that place images share."""
+    """Adds the options that all commands that place images share."""
     add = parser.add_argument
     add("--source", required=True, type=Path, metavar="DIR", help="the data set as unpacked")
     add("--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")
@@ -37,6 +38,7 @@ def add_placing_arguments(parser: argparse.ArgumentParser) -> None:
         help="copy the images; without it they are hard links, which take no room, but an image "
         "changed in place then changes in both folders (copied anyway where links cannot be made)",
     )
+    add_val_share(add)
 
 
 def place_images(

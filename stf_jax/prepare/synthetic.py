@@ -45,6 +45,7 @@ from stf_jax.prepare.drawing.filming import (
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.prepare.output import claim_output
 from stf_jax.prepare.preview import save_preview
+from stf_jax.prepare.validation import add_val_share
 
 # Receipts of older drawings do not match: a folder never mixes two ways of drawing.
 _DRAWING = 1
@@ -97,6 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--difficulty", type=float, default=0.5, metavar="D", help=hard)
     bad = "how often frames are bad, 0 to 1 (default: as --difficulty)"
     add("--occlusion", type=float, metavar="O", help=bad)
+
+    add_val_share(add)
 
     pictures = parser.add_argument_group("tracklets and images")
     add = pictures.add_argument
@@ -263,18 +266,26 @@ def run(args: argparse.Namespace) -> None:
             work.append((take, wanted))
             missing += sum(map(bool, wanted))
     total = len(trainval) + len(test)
-    if missing or not (root / "partitions.pkl").exists():
+    complete = not missing and (root / "partitions.pkl").exists()
+    if not complete:
         (root / "partitions.pkl").unlink(missing_ok=True)
         jobs = min(args.jobs or usable_cores(), max(1, len(work)))
         with tqdm(total=missing, unit="image", desc="drawing", disable=None) as bar:
             for count in _draw_all(plan.film, jobs, work, folder):
                 bar.update(count)
-        digits = len(str(plan.cameras))
-        write_partitions(root, trainval=trainval, test=test, test_marks=marks, camera_digits=digits)
+    write_partitions(
+        root,
+        trainval=trainval,
+        test=test,
+        test_marks=marks,
+        camera_digits=len(str(plan.cameras)),
+        val_share=args.val_share,
+    )
+    if complete:
+        print(f"kept: {root} is complete: {total} images, {num_tracklets} tracklets")
+    else:
         kept = f" ({total - missing} were there already)" if missing < total else ""
         print(f"written: {root}: {total} images, {num_tracklets} tracklets{kept}")
-    else:
-        print(f"kept: {root} is complete: {total} images, {num_tracklets} tracklets")
     if args.preview is not None:
         layout = load_layout(root)
         table = layout.test or layout.trainval

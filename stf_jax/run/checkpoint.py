@@ -33,6 +33,9 @@ from stf_jax.run.tensor_checksums import (
 )
 
 BEST_METRIC = "mAP"
+# Beside the metrics: what was evaluated, `TrackletTable.checksum`, and by which rules. An mAP is
+# compared with those of the same ones only.
+SUBSET, RULES = "subset_crc32", "rules_crc32"
 MODEL_GROUPS = ("params", "batch_stats")
 MAX_FINDINGS = 20
 
@@ -62,23 +65,30 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-def open_manager(directory: Folder) -> ocp.CheckpointManager:
+def open_manager(
+    directory: Folder, evaluated: Mapping[str, float] | None = None
+) -> ocp.CheckpointManager:
     """Manager that writes into `directory` (made if need be).
 
-    Keeps the latest two steps and the best. Removes what a killed run left unfinished, so it is for
-    the run that owns the folder; reading needs no manager. Close it (`manager.close()`, or `with`):
+    Keeps the latest two steps and the best of those whose metrics hold `evaluated` (`SUBSET`,
+    `RULES`). Removes what a killed run left unfinished, so it is for the run that owns the folder;
+    reading needs no manager. Close it (`manager.close()`, or `with`):
     that waits for the last save. Of several hosts one opens it: all have the whole state, so one
     writes, and none waits.
     """
     os.makedirs(directory, exist_ok=True)
     policies = ocp.checkpoint_managers
-    best = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
+
+    def rank(metrics: Mapping[str, float]) -> float:
+        return _rank(metrics) if _evaluated(metrics) == (evaluated or {}) else -math.inf
+
+    best = policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
     return _Manager(
         os.path.abspath(directory),
         options=ocp.CheckpointManagerOptions(
             # A count and a best_fn alone would delete the latest step whenever it is not the best.
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
-            best_fn=_rank,
+            best_fn=rank,
             cleanup_tmp_directories=True,
             create=False,
             multiprocessing_options=_alone(),
@@ -144,9 +154,10 @@ def describe(directory: Folder) -> list[StoredStep]:
     """All whole checkpoints in `directory`, by step; empty where there are none."""
     with _reader(directory) as manager:
         stored = {step: manager.metrics(step) or {} for step in sorted(manager.all_steps())}
-    evaluated = [step for step, metrics in stored.items() if BEST_METRIC in metrics]
+    scored = [step for step, metrics in stored.items() if BEST_METRIC in metrics]
+    alike = [s for s in scored if _evaluated(stored[s]) == _evaluated(stored[scored[-1]])]
     # Of equal ones the later, as Orbax keeps it.
-    best = max(evaluated, key=lambda step: (_rank(stored[step]), step), default=None)
+    best = max(alike, key=lambda step: (_rank(stored[step]), step), default=None)
     latest = max(stored, default=None)
     return [StoredStep(s, metrics, s == latest, s == best) for s, metrics in stored.items()]
 
@@ -204,7 +215,7 @@ def restore_state(
 def restore_model(
     directory: Folder,
     template: Mapping[str, PyTree],
-    which: str | int = "best",
+    which: str | int = "latest",
     optional: Iterable[str] = (),
 ) -> tuple[dict[str, PyTree], list[str]]:
     """Only the variables of a checkpoint, to evaluate or to start another run from.
@@ -243,6 +254,10 @@ def restore_model(
 def _rank(metrics: Mapping[str, float]) -> float:
     value = metrics.get(BEST_METRIC, -math.inf)
     return -math.inf if math.isnan(value) else value
+
+
+def _evaluated(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: metrics[name] for name in (SUBSET, RULES) if name in metrics}
 
 
 def _is_model(name: str) -> bool:

@@ -7,10 +7,33 @@ from typing import Any
 import jax
 
 from stf_jax.config import Config
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.models.variables import init_variables
 from stf_jax.models.weights.pretrained import load_pretrained
 from stf_jax.run import checkpoint
+from stf_jax.run.run_files import read_run_files
+
+
+def default_checkpoint(workdir: Path) -> str:
+    """Return which checkpoint of a run is used where none is asked for.
+
+    "best" where the run evaluates on `val` while it trains; "latest" where it evaluates on `test`:
+    the best of several on the queries that are reported is too good.
+    """
+    files = read_run_files(workdir)
+    on_val = files is not None and files.config.get("data", {}).get("eval_subset") == "val"
+    scored = any(entry.is_best for entry in checkpoint.describe(workdir / "checkpoints"))
+    return "best" if on_val and scored else "latest"
+
+
+def is_chosen_on(workdir: Path, which: str, table: TrackletTable) -> bool:
+    """Whether checkpoint `which` is the best by its scores on `table` itself."""
+    best = [e for e in checkpoint.describe(workdir / "checkpoints") if e.is_best]
+    # Older runs did not keep what they were scored on: most likely this.
+    return which == "best" and all(
+        entry.metrics.get(checkpoint.SUBSET, table.checksum) == table.checksum for entry in best
+    )
 
 
 def restore_run(config: Config, workdir: Path, which: str) -> tuple[TemporalFusionNet, Any, int]:
@@ -35,7 +58,7 @@ def starting_variables(
 ) -> dict[str, Any]:
     """Return the variables that training starts from, as `config.pretrained` says.
 
-    "" is random weights; a folder is another run's workdir (its best checkpoint; a classifier of
+    "" is random weights; a folder is another run's workdir (its default checkpoint; a classifier of
     another number of identities is re-initialised, which `report` gets); anything else a weights
     file or hf:// address for `models.weights.pretrained`. Raises UserError where it does not fit.
     """
@@ -45,12 +68,13 @@ def starting_variables(
         return variables
     if Path(source).is_dir():
         optional = ["classifier", *(["stage_attention"] if config.pretrained_partial else [])]
+        which = default_checkpoint(Path(source))
         found, fresh = checkpoint.restore_model(
-            Path(source) / "checkpoints", variables, "best", optional
+            Path(source) / "checkpoints", variables, which, optional
         )
         for line in fresh:
             report(f"{source}: re-initialised, as it does not fit this run: {line}")
-        report(f"starting from the best checkpoint of {source}")
+        report(f"starting from the {which} checkpoint of {source}")
         return found
     found, summary = load_pretrained(source, model, variables, partial=config.pretrained_partial)
     report(str(summary))

@@ -50,6 +50,7 @@ def training_batches(
             buckets=buckets,
             start_step=start,
             on_corrupt=data.on_corrupt,
+            max_lost=data.max_lost,
             threads=data.threads or None,
             host_augment=config.augment,
             seed=(config.seed, epoch),

@@ -313,6 +313,48 @@ def test_all_images_unreadable(own_table):
         assert (batch.tracklet == plan.tracklets.shape[2]).all()
 
 
+def collect_for_training(table, **options):
+    plan = evaluation_plan(table, num_devices=1, chunk=4, frames_per_device=6)
+    return collect(table, plan, on_corrupt="skip", **options)
+
+
+def test_no_more_than_a_share_of_an_epoch_may_be_lost(own_table):
+    bad = [0, 5, 21]
+    damage(own_table, bad)
+    assert len(collect_for_training(own_table, max_lost=3 / 23)) == 5
+    for share in (0.0, 0.12):
+        with pytest.raises(UserError, match=r": [13] of 23 images of an epoch .*max_lost"):
+            collect_for_training(own_table, max_lost=share)
+
+
+def test_a_step_that_loses_all_its_images_is_an_error(own_table):
+    plan = evaluation_plan(own_table, num_devices=1, chunk=4, frames_per_device=6)
+    damage(own_table, plan.frame_rows[2][plan.frame_rows[2] >= 0])
+    with pytest.raises(UserError, match=r"none of the \d+ images of a step can be decoded"):
+        collect_for_training(own_table, max_lost=0.99)
+    assert len(collect_for_training(own_table)) == 5
+
+
+@pytest.mark.parametrize("kind", ["missing", "a folder"])
+def test_what_is_not_an_images_fault_is_never_skipped(own_table, kind):
+    path = own_table.image_dir / own_table.names[5].decode()
+    path.unlink()
+    if kind == "a folder":
+        path.mkdir()
+    with pytest.raises(UserError, match=f"{path.name}: cannot be read"):
+        collect_for_training(own_table)
+
+
+def test_a_failing_source_is_never_skipped(own_table):
+    def read(rows):
+        if 7 in rows:
+            raise OSError("the disk is gone")
+        return [(own_table.image_dir / own_table.names[r].decode()).read_bytes() for r in rows]
+
+    with pytest.raises(UserError, match=r"cannot be read .*the disk is gone"):
+        collect_for_training(own_table, read_frames=read)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

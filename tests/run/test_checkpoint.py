@@ -19,6 +19,8 @@ from stf_jax.config import OptimizerConfig
 from stf_jax.data.sampling import Position
 from stf_jax.errors import UserError
 from stf_jax.run.checkpoint import (
+    RULES,
+    SUBSET,
     describe,
     find_step,
     open_manager,
@@ -122,6 +124,26 @@ def test_keeps_the_latest_two_and_the_best(tmp_path):
             kept.append([entry.step for entry in describe(tmp_path)])
     # Of the two equal ones (1 and 5) the later is kept.
     assert kept == [[0], [0, 1], [1, 2], [1, 2, 3], [1, 3, 4], [4, 5], [5, 6], [5, 6, 7], [7, 8]]
+
+
+def test_only_scores_of_the_same_evaluation_are_compared(tmp_path):
+    rules = {SUBSET: 1, RULES: 1}, {SUBSET: 1, RULES: 4_294_967_295}
+    kept = []
+    runs = ((0, 0.9, {}), (1, 0.5, rules[0]), (2, 0.4, rules[0]), (3, 0.1, rules[1]))
+    for step, score, evaluated in (*runs, (4, 0.05, rules[1]), (5, 0.02, rules[1])):
+        with open_manager(tmp_path, evaluated) as manager:
+            save(manager, _state(step), Position(1, step, 0), {"mAP": score, **evaluated})
+        entries = describe(tmp_path)
+        (best,) = (entry.step for entry in entries if entry.is_best)
+        kept.append(([entry.step for entry in entries], best))
+    assert kept == [
+        ([0], 0),
+        ([0, 1], 1),
+        ([1, 2], 1),
+        ([2, 3], 3),
+        ([3, 4], 3),
+        ([3, 4, 5], 3),
+    ]
 
 
 def test_the_best_is_remembered_over_a_restart(tmp_path):

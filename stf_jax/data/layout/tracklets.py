@@ -1,7 +1,8 @@
 """One subset of a layout as a table of tracklets, built from image names, labels and marks."""
 
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ class TrackletTable:
     def num_labels(self) -> int:
         """Classes that a classifier needs: the highest label + 1; 0 without labels."""
         return int(self.labels.max(initial=-1)) + 1
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of all arrays: equal for the same images, identities and marks in any folder."""
+        checksum = 0
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                checksum = zlib.crc32(value.tobytes(), checksum)
+        return checksum
 
 
 def build_table(

@@ -12,6 +12,7 @@ from stf_jax.evaluation.features.feature_files import FeatureSet
 from stf_jax.evaluation.pages.report import TOP, ReportContent, Scoring, outcomes, write_report
 from stf_jax.evaluation.ranked_lists import camera_pairs, distance_histogram, nearest
 from stf_jax.evaluation.ranking import rank_gallery
+from stf_jax.evaluation.scores import chosen_warning
 from stf_jax.evaluation.scoring import protocol_distances
 
 
@@ -52,7 +53,10 @@ def write_run_report(
         notes.append("The lists are by plain distances, before re-ranking.")
     content = ReportContent(
         title=f"Report of {folder.resolve().parent.name}",
-        notes=[f"checkpoint of step {contents['step']}, on {contents['data']}"],
+        notes=[
+            f"checkpoint of step {contents['step']}, on {contents['data']}",
+            *filter(None, [chosen_warning(contents["rows"])]),
+        ],
         query=found.select(ranked.query_rows),
         gallery=found.select(ranked.gallery_rows),
         lists=lists,

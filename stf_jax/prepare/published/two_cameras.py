@@ -151,6 +151,7 @@ def write_splits(
             test=[name for group, _ in test for name in group],
             test_marks=[QUERY if camera == 1 else GALLERY for group, camera in test for _ in group],
             filename=filename,
+            val_share=args.val_share,
         )
     print(comparison(title, counts(tracklets, splits), official))
     print(f"images: {placed}\nwritten: {args.output / partitions[0]} to {partitions[-1]}")
