@@ -23,6 +23,13 @@ jax.config.update("jax_compilation_cache_dir", _compiled.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_the_file():
+    """A process may have 65,530 memory maps on Linux, and every compiled program has some."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def unchecked_types():
     """For tests that give a wrong type or shape on purpose, to see the function's own refusal."""
