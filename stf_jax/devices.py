@@ -85,6 +85,15 @@ def _spec(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec(DEVICES)
 
 
+def shard(tree: Any) -> Any:
+    """Return `tree`, whose arrays have a leading axis of this host's devices, a part on each.
+
+    So placed, a batch is not copied in the call of a `data_parallel` program.
+    """
+    mesh = Mesh(np.array(jax.local_devices()), (DEVICES,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(DEVICES)))
+
+
 def replicate(tree: Any) -> Any:
     """Return `tree` whole on every device of this host, as the parallel steps take and give it.
 

@@ -20,7 +20,8 @@ from PIL import Image
 
 from stf_jax import train as training
 from stf_jax.config import Config, changed, flat_values, load_config, to_json
-from stf_jax.data.layout.partitions import read_partitions
+from stf_jax.data.layout.partitions import load_layout, read_partitions
+from stf_jax.data.sampling import Position
 from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
@@ -32,6 +33,7 @@ from stf_jax.prepare.__main__ import main as prepare_main
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.run import checkpoint
 from stf_jax.run.metrics_log import read_metrics
+from stf_jax.training.batches import training_batches
 from stf_jax.training.stop_request import RunStoppedError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -94,6 +96,19 @@ def straight(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("straight")
     training.train(tiny_config(layout), workdir)
     return workdir
+
+
+def test_batches_come_on_the_devices(layout: Path) -> None:
+    config = tiny_config(layout)
+    table = load_layout(layout).trainval
+    assert table is not None
+    stream = training_batches(table, config, (20,), 2, Position(2, 1, config.seed))
+    after, frames, batch = next(stream)
+    assert after == Position(2, 2, config.seed)
+    assert frames == np.asarray(batch.real).sum() > 0
+    for leaf in jax.tree.leaves(batch):
+        assert [shard.device for shard in leaf.addressable_shards] == jax.local_devices()
+        assert {shard.data.shape for shard in leaf.addressable_shards} == {(1, *leaf.shape[1:])}
 
 
 def losses(workdir: Path) -> dict[int, float]:

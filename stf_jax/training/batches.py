@@ -1,4 +1,4 @@
-"""What training reads: this host's batches of one epoch's plan after the other's."""
+"""What training reads: this host's batches, epoch after epoch, on its devices."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,8 +8,10 @@ from stf_jax.config import Config
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
+from stf_jax.data.prefetch import prefetched
 from stf_jax.data.sampling import Position, training_plan
 from stf_jax.data.source import frame_source
+from stf_jax.devices import shard
 
 
 def plan_options(config: Config, num_devices: int) -> dict[str, Any]:
@@ -32,11 +34,27 @@ def training_batches(
     buckets: tuple[int, ...],
     num_devices: int,
     position: Position,
-) -> Iterator[tuple[Position, PackedBatch]]:
-    """Yield batches from `position` on, epoch after epoch, each with the position after it.
+) -> Iterator[tuple[Position, int, PackedBatch]]:
+    """Yield position after it, real frames and batch, from `position` on, epoch after epoch.
 
-    `num_devices` are those of all hosts; a batch (of `data.pipeline.batches`) has this host's only.
+    `num_devices` are those of all hosts; a batch (of `data.pipeline.batches`) has this host's only,
+    is on its devices, and is made while the one before it is trained on.
     """
+
+    def place(item: tuple[Position, PackedBatch]) -> tuple[Position, int, PackedBatch]:
+        after, batch = item
+        return after, int(batch.real.sum()), shard(batch)
+
+    return prefetched(_host_batches(table, config, buckets, num_devices, position), place)
+
+
+def _host_batches(
+    table: TrackletTable,
+    config: Config,
+    buckets: tuple[int, ...],
+    num_devices: int,
+    position: Position,
+) -> Iterator[tuple[Position, PackedBatch]]:
     data = config.data
     epoch, start = position.epoch, position.step_in_epoch
     read_frames = frame_source(data, data.train_subset, table)

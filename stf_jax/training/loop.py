@@ -17,7 +17,7 @@ from stf_jax.training.throughput import Throughput
 def run_steps(
     state: TrainState,
     position: Position,
-    batches: Iterator[tuple[Position, PackedBatch]],
+    batches: Iterator[tuple[Position, int, PackedBatch]],
     train_step: Callable[[TrainState, PackedBatch], tuple[TrainState, Mapping[str, Any]]],
     options: TrainConfig,
     *,
@@ -37,7 +37,7 @@ def run_steps(
     Args:
         state: see `training.state`; donated to the first step.
         position: where in the data `state` is.
-        batches: `training.batches.training_batches`: the position after each batch, and the batch.
+        batches: `training.batches.training_batches`: position after a batch, frames, the batch.
         train_step: from state and batch to the next state and the step's metrics.
         options: the config's `train` section (log_every, evaluate_every, checkpoint_minutes).
         steps_per_epoch: steps in an epoch.
@@ -59,12 +59,12 @@ def run_steps(
             watch.wait()
             store(state, position, {})
             break
-        position, batch = speed.fetch(batches)
+        position, frames, batch = speed.fetch(batches)
         state, metrics = train_step(state, batch)
         step += 1
         bar.update()
         watch.add(step, metrics)
-        speed.frames += int(batch.real.sum())
+        speed.frames += frames
         if step % options.log_every == 0 or step == total_steps:
             log(step, position.epoch, watch.drain(), speed.read())
         every, minutes = options.evaluate_every, options.checkpoint_minutes

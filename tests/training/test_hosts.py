@@ -40,13 +40,13 @@ number, at = int(os.environ.get("SIGNAL", "0")), int(os.environ.get("STEP", "99"
 batches, train = training.training_batches, training.train
 
 def slow_batches(*arguments):
-    for position, batch in batches(*arguments):
+    for position, frames, batch in batches(*arguments):
         done = 2 * (position.epoch - 1) + position.step_in_epoch
         if done == at and number:
             os.kill(os.getpid(), number)
         if done >= at:
             time.sleep(0.3)
-        yield position, batch
+        yield position, frames, batch
 
 def train_and_evaluate(config, workdir):
     if train(config, workdir):

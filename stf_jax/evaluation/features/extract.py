@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -113,7 +114,7 @@ def extract_features(
 
     def gather(s: int, batch: PackedBatch, output: Mapping[str, Any]) -> None:
         nonlocal sums
-        result = {name: np.asarray(value) for name, value in output.items()}
+        batch, result = jax.device_get((batch, dict(output)))
         features = result["features"]
         if sums is None:
             sums = np.zeros((num_tracklets, features.shape[-1]))

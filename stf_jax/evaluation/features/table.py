@@ -12,8 +12,9 @@ from tqdm import tqdm
 from stf_jax import hosts
 from stf_jax.config import Config
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.data.prefetch import prefetched
 from stf_jax.data.sampling import Plan, evaluation_plan, frame_buckets, frame_counts
-from stf_jax.devices import replicate
+from stf_jax.devices import replicate, shard
 from stf_jax.evaluation.features.extract import extract_features, parallel_extract_step
 from stf_jax.evaluation.features.feature_files import TrackletFeatures
 from stf_jax.models import TemporalFusionNet
@@ -76,7 +77,7 @@ def extract_table(
         found = extract_features(
             step,
             variables,
-            stream,
+            prefetched(stream, shard),
             share,
             table.num_tracklets,
             table.num_frames,
