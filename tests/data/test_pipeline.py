@@ -195,6 +195,30 @@ def test_threads_prefetch_and_restart_change_nothing(table):
     assert collect(table, plan, start_step=2, **options) == []
 
 
+def frames_of(batch):
+    """Image and label by (number of the tracklet in the step, slot), of all devices."""
+    return {
+        (batch.global_index[d, b], batch.slot[d, m]): (batch.images[d, m].tolist(), labels[b])
+        for d, labels in enumerate(batch.labels)
+        for m, b in enumerate(batch.tracklet[d])
+        if b < len(labels)
+    }
+
+
+def test_devices_share_the_frames_and_crops_of_one_device(table):
+    sampling = {"sampler": "identity", "tracklets": 4, "tracklets_per_identity": 1}
+    options = {"host_augment": AugmentConfig(horizontal_crop=0.7), "seed": (3, 1)}
+    one, two, four = (
+        [frames_of(batch) for batch in collect(table, plan, **options)]
+        for plan in (
+            training_plan(table, seed=0, epoch=1, num_devices=n, max_frames=5, **sampling)
+            for n in (1, 2, 4)
+        )
+    )
+    assert len(one) == 2
+    assert one == two == four
+
+
 def test_hosts_get_their_share_of_the_devices(table):
     plan = evaluation_plan(table, num_devices=3, chunk=4, frames_per_device=5)
     options = {"host_augment": AugmentConfig(horizontal_crop=1.0), "buckets": (2, 3, 4, 5)}
