@@ -45,7 +45,7 @@ def restore_run(config: Config, workdir: Path, which: str) -> tuple[TemporalFusi
     model = build_model(config.model, 0)
     # Shapes alone: compiling an initialisation would take longer than reading the weights.
     size = config.data.height, config.data.width
-    template = jax.eval_shape(lambda: init_variables(model, 0, *size))
+    template = jax.eval_shape(lambda: init_variables(model, config.seed, *size))
     step = checkpoint.find_step(workdir / "checkpoints", which)
     variables, _ = checkpoint.restore_model(
         workdir / "checkpoints", template, step, optional=("classifier",)
