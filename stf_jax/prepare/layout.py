@@ -138,6 +138,8 @@ def write_partitions(
         raise UserError("\n".join(findings.errors))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
-        pickle.dump(values, file, protocol=4)
+    contents = pickle.dumps(values, protocol=4)
+    if not path.is_file() or path.read_bytes() != contents:  # what is there already is left alone
+        with whole_file(path) as temporary:
+            temporary.write_bytes(contents)
     return path
