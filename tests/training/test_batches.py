@@ -79,6 +79,7 @@ def no_images():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "batches", planned)
+        patch.setattr(batches, "prefetched", lambda stream, place: stream)
         yield
 
 
