@@ -44,7 +44,8 @@ def test_a_caught_mistake_and_a_survivor(repository: Path, capsys: pytest.Captur
     # The swapped index survives, as the test's list has one entry.
     assert plant_mistakes.main(["module.py", "--tests", "test_module.py", "--jobs", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(lines[:-1]) == [
+    assert lines[0].startswith("without a mistake: passed in ")
+    assert sorted(lines[1:-1]) == [
         "SURVIVED module.py:7 last (index): -1 -> 0",
         "caught   module.py:3 area (arithmetic): height * width -> height / width",
         "caught   module.py:3 area (name): height -> width",

@@ -5,6 +5,7 @@ extraction are traced, not computed; functions on the way are recorded with thei
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from stf_jax.data import pipeline, source, video_reid_builder
 from stf_jax.data.augment import augment
 from stf_jax.data.layout.partitions import Layout, load_layout
 from stf_jax.data.sampling import training_plan
+from stf_jax.errors import UserError
 from stf_jax.evaluation import scoring
 from stf_jax.evaluation.features import table as feature_table
 from stf_jax.evaluation.features.extract import parallel_extract_step
@@ -406,6 +408,32 @@ def test_what_decides_what_happens(run: Any) -> None:
     assert {call["protocol"] for call in calls["report"]} == {values["evaluation.protocols"][0]}
     # Nothing random is done to what is scored.
     assert {call["host_augment"].horizontal_crop for call in calls["evaluation batches"]} == {0.0}
+
+
+# What a run that goes on may have changed, since nothing that is learnt depends on it.
+FREE = {
+    *("data.root", "data.source", "data.threads", "data.max_lost"),
+    *(key for key in KEYS if key.startswith("evaluation.")),
+    *("train.evaluate_every", "train.evaluate_before", "train.checkpoint_minutes"),
+    *("train.log_every", "train.parallel", "profile_steps", "compilation_cache"),
+}
+
+
+def test_a_run_that_goes_on_keeps_every_key_that_it_learns_by(tmp_path: Path) -> None:
+    make_layout(tmp_path / "set")
+    table = load_layout(tmp_path / "set", "other.pkl").train
+    assert table is not None
+    others = {"data.source": "tfds", "pretrained": "weights.npz", "compilation_cache": "elsewhere"}
+    others |= {"data.root": "elsewhere", **{f"optimizer.{k}": v for k, v in OPTIMIZERS.items()}}
+    for key in KEYS:
+        workdir = tmp_path / key
+        train.begin_run(workdir, Config(), table)
+        config = changed(Config(), {key: {**CHANGED, **others}[key]})
+        if key in FREE:
+            train.begin_run(workdir, config, table)
+        else:
+            with pytest.raises(UserError, match=rf"config\.{re.escape(key)} was "):
+                train.begin_run(workdir, config, table)
 
 
 EVERYTHING = AugmentConfig(
