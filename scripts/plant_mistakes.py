@@ -95,19 +95,23 @@ class Finder:
         for child in ast.iter_child_nodes(node):
             self._visit(child)
 
+    def _classdef(self, node: ast.ClassDef) -> None:
+        for statement in node.body:
+            self._visit(statement)
+
     def _functiondef(self, node: ast.FunctionDef) -> None:
         if node.name == "__repr__":
             return
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         names = {a.arg: (ast.unparse(a.annotation or ast.Tuple([])), 0) for a in arguments}
         attributes: dict[str, set[str]] = {}
-        for inner in (i for statement in node.body for i in ast.walk(statement)):
+        inside = [inner for statement in node.body for inner in ast.walk(statement)]
+        called = {ast.unparse(inner.func) for inner in inside if isinstance(inner, ast.Call)}
+        for inner in inside:
             if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
                 names.setdefault(inner.id, ("", inner.lineno))
-            if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
-                attributes.setdefault(inner.value.id, set()).add(inner.attr)
-            if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute):
-                attributes.get(ast.unparse(inner.func.value), set()).discard(inner.func.attr)
+            if isinstance(inner, ast.Attribute) and ast.unparse(inner) not in called:
+                attributes.setdefault(ast.unparse(inner.value), set()).add(inner.attr)
         self.scopes.append((node.name, names, attributes))
         for part in (*node.args.defaults, *filter(None, node.args.kw_defaults), *node.body):
             self._visit(part)
@@ -127,7 +131,8 @@ class Finder:
         self._inside(node)
 
     def _binop(self, node: ast.BinOp) -> None:
-        if type(node.op) in OPERATORS:
+        sides = [getattr(side, "value", None) for side in (node.left, node.right)]
+        if type(node.op) in OPERATORS and not any(isinstance(side, str) for side in sides):
             self.add("arithmetic", node, node, op=OPERATORS[type(node.op)]())
         self._inside(node)
 

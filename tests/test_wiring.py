@@ -152,6 +152,8 @@ RECORDED: dict[str, tuple[Any, str]] = {
     "report": (run_report, "protocol_distances"),
     "report's ranking": (run_report, "rank_gallery"),
     "report's lists": (run_report, "nearest"),
+    "hosts that train": (train, "check_hosts"),
+    "hosts that score": (evaluate, "check_hosts"),
 }
 
 
@@ -406,6 +408,15 @@ def test_what_decides_what_happens(run: Any) -> None:
         values["evaluation.protocols"][:1]
     }
     assert {call["protocol"] for call in calls["report"]} == {values["evaluation.protocols"][0]}
+    # Hosts are held to one config, data and weights before they train or score.
+    for name, people in (("hosts that train", ((0, 4), (4, 8))), ("hosts that score", ((4, 8),))):
+        (call,) = calls[name]
+        assert flat_values(call["config"])["seed"] == 7
+        found = [set(table.person_ids.tolist()) for table in call["tables"]]
+        assert found == [set(range(*each)) for each in people]
+        names = {str(path[0]) for path, _ in jax.tree_util.tree_leaves_with_path(call["arrays"])}
+        assert any("params" in name for name in names)
+        assert any("batch_stats" in name for name in names)
     # Nothing random is done to what is scored.
     assert {call["host_augment"].horizontal_crop for call in calls["evaluation batches"]} == {0.0}
 
@@ -522,6 +533,15 @@ def test_every_optimizer_key_changes_updates(name: str) -> None:
         "classifier_only_lr": "classifier"
     }
     assert changed_groups == ({own[name]} if name in own else set(params))
+
+
+def test_an_evaluation_reads_its_own_subset_only(tmp_path: Path) -> None:
+    make_layout(tmp_path)
+    data = replace(Config().data, root=str(tmp_path), partitions="other.pkl", eval_subset="val")
+    (tmp_path / "images" / image_name(0, 1, 1, 0)).unlink()  # of train
+    with pytest.raises(UserError):
+        source.open_layout(data)
+    assert set(source.evaluation_table(data).person_ids.tolist()) == {4, 5, 6, 7}
 
 
 @pytest.mark.parametrize("kind", ["folder", "tfds"])

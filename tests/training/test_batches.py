@@ -83,7 +83,7 @@ def no_images():
         yield
 
 
-def begun(run, num_devices, position=None) -> Iterator[tuple[Position, Any]]:
+def begun(run, num_devices, position=None) -> Iterator[Any]:
     """What is left of the run at `position`; at its begin by default."""
     table, config = run
     position = position or Position(1, 0, config.seed)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tqdm import tqdm
@@ -41,7 +42,7 @@ def run(
     """What is logged, evaluated and stored, the result, and whether the loss was refused."""
     calls: list[Any] = []
 
-    def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, dict[str, Any]]:
+    def train_step(state: Any, batch: PackedBatch) -> tuple[TrainState, dict[str, Any]]:
         state = state.replace(step=state.step + 1)
         return state, {"loss": np.float32(loss(int(state.step)))}
 
@@ -58,7 +59,7 @@ def run(
         calls.append(("store", int(state.step), dict(scores)))
 
     bar = tqdm(file=io.StringIO(), total=total - begun)
-    state = TrainState(np.array(begun), {}, {}, {})
+    state = TrainState(jnp.int32(begun), {}, {}, {})
     stops = itertools.count(begun + 1)
     try:
         found, refused = (

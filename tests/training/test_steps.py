@@ -1,6 +1,7 @@
 """The parallel step: devices and batch split do not change what is learnt; nothing is dropped."""
 
 from dataclasses import replace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -140,7 +141,7 @@ class Plain(TemporalFusionNet):
     """Logits are linear in the sum of a tracklet's frames; frames and their mean are statistics."""
 
     def setup(self) -> None:
-        self.weight = self.param("embedding", nn.initializers.ones, (3, 2))
+        self.weight = self.param("embedding", nn.initializers.ones, (3, K))
         self.seen = self.variable("batch_stats", "seen", lambda: jnp.zeros(()))
 
     def packed(self, frames, tracklet, slot, *, num_tracklets, num_slots, train=False):
@@ -150,20 +151,25 @@ class Plain(TemporalFusionNet):
         means = jnp.zeros((num_tracklets, 3)).at[tracklet].add(frames.mean((1, 2)), mode="drop")
         features = means[:, None, :]
         logits = features @ self.weight
-        return TemporalFusionOutput(features, logits, *[None] * 5)
+        others: Any = [None] * 5
+        return TemporalFusionOutput(features, logits, *others)
+
+
+START = np.sin(np.arange(3.0 * K, dtype=np.float32)).reshape(3, K)
 
 
 def plain_steps(batch: PackedBatch, devices: int, *, at: int = 0, count: int = 1, **augment):
     """Take steps of `Plain` with a learning rate of 1: their statistics, the state, the metrics."""
     optimizer = optax.sgd(1.0)
     variables = {
-        "params": {"embedding": jnp.arange(6.0).reshape(3, 2) / 10},
+        "params": {"embedding": jnp.array(START)},
         "batch_stats": {"seen": jnp.zeros(batch.images.shape[1:])},
     }
-    state = init_state(variables, optimizer).replace(step=jnp.int32(at))
+    state = init_state(variables, optimizer)
+    state = TrainState(jnp.int32(at), state.params, state.batch_stats, state.opt_state)
     step = parallel_train_step(
         jax.devices()[:devices],
-        model=Plain(num_classes=2),
+        model=Plain(num_classes=K),
         optimizer=optimizer,
         num_slots=T,
         loss_options=OPTIONS,
@@ -176,16 +182,12 @@ def plain_steps(batch: PackedBatch, devices: int, *, at: int = 0, count: int = 1
     return seen, jax.device_get(state), jax.device_get(metrics)
 
 
-def two_classes(*parts: PackedBatch) -> PackedBatch:
-    return stacked(*(part.replace(labels=part.labels % 2) for part in parts))
-
-
 def test_each_step_and_frame_is_augmented_by_its_own_number() -> None:
     """One picture for all frames: what differs has been drawn."""
     picture = packed([0], 3).images[0]
 
     def seen_of(order: list[int], **options) -> list[np.ndarray]:
-        batch = two_classes(packed(order, 9))
+        batch: Any = stacked(packed(order, 9))
         images = np.broadcast_to(picture, batch.images.shape).copy()
         return plain_steps(batch.replace(images=images), 1, mirror=0.5, **options)[0]
 
@@ -205,8 +207,8 @@ def test_each_step_and_frame_is_augmented_by_its_own_number() -> None:
 
 def test_devices_agree_on_the_means_of_gradients_statistics_and_metrics() -> None:
     halves = [packed([0, 1], 6), packed([2, 3], 6)]
-    each = [plain_steps(two_classes(half), 1) for half in halves]
-    (seen,), state, metrics = plain_steps(two_classes(*halves), 2)
+    each = [plain_steps(stacked(half), 1) for half in halves]
+    (seen,), state, metrics = plain_steps(stacked(*halves), 2)
     np.testing.assert_allclose(seen, (each[0][0][0] + each[1][0][0]) / 2, rtol=1e-5, atol=1e-6)
     for name in ("loss", "accuracy", "cross_entropy"):
         expected = (each[0][2][name] + each[1][2][name]) / 2
@@ -214,5 +216,5 @@ def test_devices_agree_on_the_means_of_gradients_statistics_and_metrics() -> Non
     mean = (each[0][1].params["embedding"] + each[1][1].params["embedding"]) / 2
     np.testing.assert_allclose(state.params["embedding"], mean, rtol=1e-4, atol=1e-6)
     # With a learning rate of 1 the step is the gradient.
-    moved = state.params["embedding"] - np.arange(6.0).reshape(3, 2) / 10
+    moved = state.params["embedding"] - START
     np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(moved), rtol=1e-4)
