@@ -97,6 +97,11 @@ CHANGED: dict[str, Any] = {
     "loss.triplet_distance": "cosine",
     "loss.triplet_margin": 0.4,
     "optimizer.name": "adamw",
+    "optimizer.schedule": "cosine",
+    "optimizer.lr_backbone": 0.2,
+    "optimizer.lr_classifier": 0.3,
+    "optimizer.lr_rest": 0.4,
+    "optimizer.warmup_epochs": 0.5,
     "train.epochs": 3,
     "train.max_steps": 5,
     "train.evaluate_every": 2,
@@ -398,6 +403,11 @@ def test_what_decides_what_happens(run: Any) -> None:
     logged = read_metrics(workdir / "metrics.jsonl")
     assert [entry["step"] for entry in logged if "loss" in entry] == [2, 4, 5]
     assert [entry["step"] for entry in logged if "step+queries/mAP" in entry] == [0, 4, 5]
+    # Rates of the steps logged: one step (half an epoch) of warm-up, then a cosine over four.
+    rates = {"lr/backbone": 0.2, "lr/classifier": 0.3, "lr/rest": 0.4}
+    for entry, done in zip([e for e in logged if "loss" in e], (0, 2, 3), strict=True):
+        expected = {name: rate * (1 + np.cos(np.pi * done / 4)) / 2 for name, rate in rates.items()}
+        assert {name: entry[name] for name in rates} == pytest.approx(expected)
     assert [call["seed"] for call in calls["training batches"]] == [(7, 1), (7, 2), (7, 3)]
     assert [call["epoch"] for call in calls["plan"]] == [1, 2, 3]
     # train.sync_batch_norm
@@ -445,6 +455,19 @@ def test_a_run_that_goes_on_keeps_every_key_that_it_learns_by(tmp_path: Path) ->
         else:
             with pytest.raises(UserError, match=rf"config\.{re.escape(key)} was "):
                 train.begin_run(workdir, config, table)
+
+
+def test_the_best_is_chosen_among_scores_by_the_same_rules() -> None:
+    """Every key that the first protocol's mAP depends on, and no other."""
+    before = train._ranked_by(Config())
+    rules = {
+        key
+        for key in KEYS
+        if key.startswith("evaluation.")
+        and train._ranked_by(changed(Config(), {key: CHANGED[key]})) != before
+    }
+    names = ("chunk", "chunk_weighting", "protocols", "distance", "flip", "multi_query")
+    assert rules == {f"evaluation.{name}" for name in (*names, "separate_camera_set")}
 
 
 EVERYTHING = AugmentConfig(
