@@ -26,6 +26,7 @@ from stf_jax.data.layout.partitions import Layout, load_layout
 from stf_jax.data.sampling import training_plan
 from stf_jax.errors import UserError
 from stf_jax.evaluation import scoring
+from stf_jax.evaluation.features import extract
 from stf_jax.evaluation.features import table as feature_table
 from stf_jax.evaluation.features.extract import parallel_extract_step
 from stf_jax.evaluation.pages import run_report
@@ -139,6 +140,7 @@ RECORDED: dict[str, tuple[Any, str]] = {
     "initialisation": (restore, "init_variables"),
     "pretrained": (restore, "load_pretrained"),
     "step": (train, "parallel_train_step"),
+    "step's program": (steps, "data_parallel"),
     "augmentation": (steps, "augment"),
     "cross entropy": (steps, "smoothed_cross_entropy"),
     "loss": (steps, "total_loss"),
@@ -147,6 +149,7 @@ RECORDED: dict[str, tuple[Any, str]] = {
     "loop": (train, "run_steps"),
     "evaluation plan": (feature_table, "evaluation_plan"),
     "extraction": (feature_table, "parallel_extract_step"),
+    "extraction's program": (extract, "data_parallel"),
     "features": (feature_table, "extract_features"),
     "validation": (train, "rank_table"),
     "scoring": (evaluate, "rank_table"),
@@ -216,8 +219,8 @@ WIRES: list[tuple[str, str, Callable[[Arguments], Any]]] = [
     *((f"train.{n}", "loop", attribute(n, "options")) for n in ("log_every", "evaluate_every")),
     ("train.checkpoint_minutes", "loop", attribute("checkpoint_minutes", "options")),
     ("train.max_steps", "loop", given("total_steps")),
-    ("train.parallel", "step", given("how")),
-    ("train.parallel", "extraction", given("how")),
+    *(("train.parallel", f, given("how")) for f in ("step", "step's program")),
+    *(("train.parallel", f, given("how")) for f in ("extraction", "extraction's program")),
     ("evaluation.chunk", "evaluation plan", given("chunk")),
     ("evaluation.chunk", "extraction", given("num_slots")),
     ("evaluation.frames_per_device", "evaluation plan", given("frames_per_device")),
@@ -412,6 +415,8 @@ def test_what_decides_what_happens(run: Any) -> None:
     assert [call["epoch"] for call in calls["plan"]] == [1, 2, 3]
     # train.sync_batch_norm
     assert {call["axis_name"] for call in calls["model"]} == {devices.DEVICES}
+    # The state before a step is not kept: there is no memory for two.
+    assert {call["donate"] for call in calls["step's program"]} == {(0,)}
     # evaluation.rerank, and its protocols: the first alone chooses.
     assert [call["reranked"] for call in calls["scoring"]] == [False, True]
     assert {call["protocols"] for call in calls["validation"]} == {
