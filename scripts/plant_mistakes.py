@@ -261,7 +261,7 @@ def passes(folder: Path, pytest: list[str], timeout: float) -> bool:
                 process.wait()
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Plant, print and count; status 2 where the tests fail before."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("modules", nargs="+", type=Path, help="files, relative to the repository")
@@ -310,4 +310,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
