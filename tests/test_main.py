@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,103 @@ def test_stopped_training_is_no_success(tmp_path, monkeypatch, name: str, status
     monkeypatch.setattr("stf_jax.train.train", stop)
     argv = ["--config", str(CONFIGS / "mars.py"), "--workdir", str(tmp_path)]
     assert main([*argv, "--config.compilation_cache=off"]) == status
+
+
+def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
+    calls: list[Any] = []
+
+    def recorded(name: str, result: Any = None) -> None:
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls.append((name.split(".")[-1], *arguments, options))
+            return result or arguments[0]
+
+        monkeypatch.setattr(f"stf_jax.{name}", call)
+
+    few = SimpleNamespace(num_tracklets=1, names=[b"x"], with_prior=lambda prior: ("fit", prior))
+    recorded("evaluate.evaluate_workdir")
+    recorded("embed.embed_tracklets", few)
+    recorded("evaluation.features.feature_files.write_features")
+    recorded("evaluation.calibration.fit_calibration", few)
+    recorded("match.match_tracklets", "matches")
+    recorded("match.write_matches")
+    monkeypatch.setattr("stf_jax.devices.use_compilation_cache", calls.append)
+    read = "stf_jax.evaluation.features.feature_files.read_features"
+    monkeypatch.setattr(read, lambda path: path.name)
+
+    def selected(features: str, camera: int | None, option: str) -> Any:
+        calls.append(("select_camera", features, camera, option))
+        return SimpleNamespace(num_tracklets=1, camera=camera)
+
+    monkeypatch.setattr("stf_jax.match.select_camera", selected)
+    common = ["--config", str(CONFIGS / "mars.py"), "--workdir", "w"]
+    common += ["--config.compilation_cache=elsewhere"]
+    config = read_config(*parse(common))
+    main(["--mode", "evaluate", *common])
+    main(["--mode", "evaluate", *common, "--checkpoint", "3", "--no-report"])
+    assert calls == [
+        "elsewhere",
+        ("evaluate_workdir", config, Path("w"), None, {"report": True}),
+        "elsewhere",
+        ("evaluate_workdir", config, Path("w"), "3", {"report": False}),
+    ]
+    calls.clear()
+    output = tmp_path / "new" / "a.npz"
+    main(
+        [
+            "--mode",
+            "embed",
+            *common,
+            "--input",
+            "in",
+            "--output",
+            str(output),
+            "--checkpoint",
+            "best",
+            "--camera",
+            "4",
+        ]
+    )
+    options = {"config": config, "checkpoint": "best", "camera": 4}
+    options |= {"frames_dir": tmp_path / "new" / "a_frames"}
+    assert calls[1:] == [
+        ("embed_tracklets", Path("w"), "in", options),
+        ("write_features", output, few, {}),
+    ]
+    calls.clear()
+    main(
+        [
+            "--mode",
+            "match",
+            "--config",
+            str(CONFIGS / "mars.py"),
+            "--workdir",
+            "w",
+            "--query",
+            "a/q.npz",
+            "--gallery",
+            "b/g.npz",
+            "--output",
+            "out",
+            "--top",
+            "3",
+            "--query-camera",
+            "1",
+            "--gallery-camera",
+            "2",
+            "--calibrate",
+            "c.npz",
+            "--prior",
+            "0.2",
+        ]
+    )
+    chosen = [SimpleNamespace(num_tracklets=1, camera=camera) for camera in (1, 2)]
+    assert calls == [
+        ("fit_calibration", "c.npz", {}),
+        ("select_camera", "q.npz", 1, "--query-camera"),
+        ("select_camera", "g.npz", 2, "--gallery-camera"),
+        ("match_tracklets", *chosen, {"top": 3, "calibration": ("fit", 0.2)}),
+        ("write_matches", Path("out"), "matches", {"title": "q among g"}),
+    ]
 
 
 def test_code_that_needs_no_tensorflow_does_not_import_it() -> None:

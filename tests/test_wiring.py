@@ -5,6 +5,7 @@ extraction are traced, not computed; functions on the way are recorded with thei
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,9 @@ from stf_jax.data import pipeline, source, video_reid_builder
 from stf_jax.data.augment import augment
 from stf_jax.data.layout.partitions import Layout, load_layout
 from stf_jax.data.sampling import training_plan
+from stf_jax.errors import UserError
 from stf_jax.evaluation import scoring
+from stf_jax.evaluation.features import extract
 from stf_jax.evaluation.features import table as feature_table
 from stf_jax.evaluation.features.extract import parallel_extract_step
 from stf_jax.evaluation.pages import run_report
@@ -95,6 +98,11 @@ CHANGED: dict[str, Any] = {
     "loss.triplet_distance": "cosine",
     "loss.triplet_margin": 0.4,
     "optimizer.name": "adamw",
+    "optimizer.schedule": "cosine",
+    "optimizer.lr_backbone": 0.2,
+    "optimizer.lr_classifier": 0.3,
+    "optimizer.lr_rest": 0.4,
+    "optimizer.warmup_epochs": 0.5,
     "train.epochs": 3,
     "train.max_steps": 5,
     "train.evaluate_every": 2,
@@ -132,6 +140,7 @@ RECORDED: dict[str, tuple[Any, str]] = {
     "initialisation": (restore, "init_variables"),
     "pretrained": (restore, "load_pretrained"),
     "step": (train, "parallel_train_step"),
+    "step's program": (steps, "data_parallel"),
     "augmentation": (steps, "augment"),
     "cross entropy": (steps, "smoothed_cross_entropy"),
     "loss": (steps, "total_loss"),
@@ -140,6 +149,7 @@ RECORDED: dict[str, tuple[Any, str]] = {
     "loop": (train, "run_steps"),
     "evaluation plan": (feature_table, "evaluation_plan"),
     "extraction": (feature_table, "parallel_extract_step"),
+    "extraction's program": (extract, "data_parallel"),
     "features": (feature_table, "extract_features"),
     "validation": (train, "rank_table"),
     "scoring": (evaluate, "rank_table"),
@@ -150,6 +160,8 @@ RECORDED: dict[str, tuple[Any, str]] = {
     "report": (run_report, "protocol_distances"),
     "report's ranking": (run_report, "rank_gallery"),
     "report's lists": (run_report, "nearest"),
+    "hosts that train": (train, "check_hosts"),
+    "hosts that score": (evaluate, "check_hosts"),
 }
 
 
@@ -207,8 +219,8 @@ WIRES: list[tuple[str, str, Callable[[Arguments], Any]]] = [
     *((f"train.{n}", "loop", attribute(n, "options")) for n in ("log_every", "evaluate_every")),
     ("train.checkpoint_minutes", "loop", attribute("checkpoint_minutes", "options")),
     ("train.max_steps", "loop", given("total_steps")),
-    ("train.parallel", "step", given("how")),
-    ("train.parallel", "extraction", given("how")),
+    *(("train.parallel", f, given("how")) for f in ("step", "step's program")),
+    *(("train.parallel", f, given("how")) for f in ("extraction", "extraction's program")),
     ("evaluation.chunk", "evaluation plan", given("chunk")),
     ("evaluation.chunk", "extraction", given("num_slots")),
     ("evaluation.frames_per_device", "evaluation plan", given("frames_per_device")),
@@ -394,18 +406,73 @@ def test_what_decides_what_happens(run: Any) -> None:
     logged = read_metrics(workdir / "metrics.jsonl")
     assert [entry["step"] for entry in logged if "loss" in entry] == [2, 4, 5]
     assert [entry["step"] for entry in logged if "step+queries/mAP" in entry] == [0, 4, 5]
+    # Rates of the steps logged: one step (half an epoch) of warm-up, then a cosine over four.
+    rates = {"lr/backbone": 0.2, "lr/classifier": 0.3, "lr/rest": 0.4}
+    for entry, done in zip([e for e in logged if "loss" in e], (0, 2, 3), strict=True):
+        expected = {name: rate * (1 + np.cos(np.pi * done / 4)) / 2 for name, rate in rates.items()}
+        assert {name: entry[name] for name in rates} == pytest.approx(expected)
     assert [call["seed"] for call in calls["training batches"]] == [(7, 1), (7, 2), (7, 3)]
     assert [call["epoch"] for call in calls["plan"]] == [1, 2, 3]
     # train.sync_batch_norm
     assert {call["axis_name"] for call in calls["model"]} == {devices.DEVICES}
+    # The state before a step is not kept: there is no memory for two.
+    assert {call["donate"] for call in calls["step's program"]} == {(0,)}
     # evaluation.rerank, and its protocols: the first alone chooses.
     assert [call["reranked"] for call in calls["scoring"]] == [False, True]
     assert {call["protocols"] for call in calls["validation"]} == {
         values["evaluation.protocols"][:1]
     }
     assert {call["protocol"] for call in calls["report"]} == {values["evaluation.protocols"][0]}
+    # Hosts are held to one config, data and weights before they train or score.
+    for name, people in (("hosts that train", ((0, 4), (4, 8))), ("hosts that score", ((4, 8),))):
+        (call,) = calls[name]
+        assert flat_values(call["config"])["seed"] == 7
+        found = [set(table.person_ids.tolist()) for table in call["tables"]]
+        assert found == [set(range(*each)) for each in people]
+        names = {str(path[0]) for path, _ in jax.tree_util.tree_leaves_with_path(call["arrays"])}
+        assert any("params" in name for name in names)
+        assert any("batch_stats" in name for name in names)
     # Nothing random is done to what is scored.
     assert {call["host_augment"].horizontal_crop for call in calls["evaluation batches"]} == {0.0}
+
+
+# What a run that goes on may have changed, since nothing that is learnt depends on it.
+FREE = {
+    *("data.root", "data.source", "data.threads", "data.max_lost"),
+    *(key for key in KEYS if key.startswith("evaluation.")),
+    *("train.evaluate_every", "train.evaluate_before", "train.checkpoint_minutes"),
+    *("train.log_every", "train.parallel", "profile_steps", "compilation_cache"),
+}
+
+
+def test_a_run_that_goes_on_keeps_every_key_that_it_learns_by(tmp_path: Path) -> None:
+    make_layout(tmp_path / "set")
+    table = load_layout(tmp_path / "set", "other.pkl").train
+    assert table is not None
+    others = {"data.source": "tfds", "pretrained": "weights.npz", "compilation_cache": "elsewhere"}
+    others |= {"data.root": "elsewhere", **{f"optimizer.{k}": v for k, v in OPTIMIZERS.items()}}
+    for key in KEYS:
+        workdir = tmp_path / key
+        train.begin_run(workdir, Config(), table)
+        config = changed(Config(), {key: {**CHANGED, **others}[key]})
+        if key in FREE:
+            train.begin_run(workdir, config, table)
+        else:
+            with pytest.raises(UserError, match=rf"config\.{re.escape(key)} was "):
+                train.begin_run(workdir, config, table)
+
+
+def test_the_best_is_chosen_among_scores_by_the_same_rules() -> None:
+    """Every key that the first protocol's mAP depends on, and no other."""
+    before = train._ranked_by(Config())
+    rules = {
+        key
+        for key in KEYS
+        if key.startswith("evaluation.")
+        and train._ranked_by(changed(Config(), {key: CHANGED[key]})) != before
+    }
+    names = ("chunk", "chunk_weighting", "protocols", "distance", "flip", "multi_query")
+    assert rules == {f"evaluation.{name}" for name in (*names, "separate_camera_set")}
 
 
 EVERYTHING = AugmentConfig(
@@ -494,6 +561,15 @@ def test_every_optimizer_key_changes_updates(name: str) -> None:
         "classifier_only_lr": "classifier"
     }
     assert changed_groups == ({own[name]} if name in own else set(params))
+
+
+def test_an_evaluation_reads_its_own_subset_only(tmp_path: Path) -> None:
+    make_layout(tmp_path)
+    data = replace(Config().data, root=str(tmp_path), partitions="other.pkl", eval_subset="val")
+    (tmp_path / "images" / image_name(0, 1, 1, 0)).unlink()  # of train
+    with pytest.raises(UserError):
+        source.open_layout(data)
+    assert set(source.evaluation_table(data).person_ids.tolist()) == {4, 5, 6, 7}
 
 
 @pytest.mark.parametrize("kind", ["folder", "tfds"])

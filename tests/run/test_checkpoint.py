@@ -212,9 +212,10 @@ def test_saved_is_the_state_before_the_donated_step(tmp_path):
 
 def test_only_the_model_is_restored_for_evaluation(tmp_path):
     _save_all(tmp_path, (1, 0.8), (2, 0.2))
-    found, passed = restore_model(tmp_path, _variables(_state(0)))
-    _assert_same(found, _variables(_state(1, seed=1)))
-    assert passed == []
+    for options, step in (((), 2), (("latest",), 2), (("best",), 1)):
+        found, passed = restore_model(tmp_path, _variables(_state(0)), *options)
+        _assert_same(found, _variables(_state(step, seed=step)))
+        assert passed == []
 
 
 def test_a_run_starts_from_anothers_weights_with_its_own_classifier(tmp_path):

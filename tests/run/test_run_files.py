@@ -11,8 +11,15 @@ import pytest
 import stf_jax
 from stf_jax.errors import UserError
 from stf_jax.run import run_files
-from stf_jax.run.run_files import differing_keys, read_run_files, versions, write_run_files
+from stf_jax.run.run_files import (
+    differing_keys,
+    read_run_files,
+    run_config,
+    versions,
+    write_run_files,
+)
 
+OLD_CONFIGS = Path(__file__).parents[1] / "fixtures" / "old_configs"
 CONFIG = {
     "seed": 0,
     "model": {"stages": (2, 4), "backbone": "resnet50", "dtype": None},
@@ -48,6 +55,15 @@ def test_what_is_written_is_read(tmp_path):
     older = read_run_files(workdir)
     assert older is not None
     assert older.starts == [{"devices": "8"}]
+
+
+def test_an_older_config_is_of_the_devices_it_began_on(tmp_path):
+    """`data.tracklets` was a device's own number once."""
+    older = json.loads((OLD_CONFIGS / "demo.json").read_text())
+    write_run_files(tmp_path, older, LABELS)
+    starts = json.dumps([{"devices": "3"}, {"devices": "5"}])
+    (tmp_path / "versions.json").write_text(starts)
+    assert run_config(tmp_path).data.tracklets == 3 * older["data"]["tracklets_per_device"]
 
 
 def test_differences_are_named_by_their_dotted_key():

@@ -79,10 +79,11 @@ def no_images():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "batches", planned)
+        patch.setattr(batches, "prefetched", lambda stream, place: stream)
         yield
 
 
-def begun(run, num_devices, position=None) -> Iterator[tuple[Position, Any]]:
+def begun(run, num_devices, position=None) -> Iterator[Any]:
     """What is left of the run at `position`; at its begin by default."""
     table, config = run
     position = position or Position(1, 0, config.seed)

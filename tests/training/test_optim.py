@@ -8,7 +8,7 @@ import pytest
 
 from stf_jax.config import Config, OptimizerConfig, changed
 from stf_jax.errors import UserError
-from stf_jax.training.optim import make_optimizer
+from stf_jax.training.optim import make_optimizer, parameter_groups
 
 GROUP_OF = {
     "backbone": "backbone",
@@ -303,6 +303,16 @@ def test_float64_parameters_stay_float64():
             assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype("float64")}
             again = jax.tree.map(lambda x: x.dtype, optimizer.update(params, state, params)[1])
             assert again == jax.tree.map(lambda x: x.dtype, state)
+
+
+def test_the_backbone_and_the_classifier_are_groups_of_their_own():
+    rest = ("embedding", "intra_attention", "relation", "stage_attention")
+    params = {name: {"w": 0} for name in ("backbone", "classifier", *rest)}
+    assert parameter_groups(params) == {
+        "backbone": {"w": "backbone"},
+        "classifier": {"w": "classifier"},
+        **{name: {"w": "rest"} for name in rest},
+    }
 
 
 def test_a_parameter_in_no_group_is_an_error():

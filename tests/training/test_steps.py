@@ -1,7 +1,9 @@
 """The parallel step: devices and batch split do not change what is learnt; nothing is dropped."""
 
 from dataclasses import replace
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from stf_jax.config import AugmentConfig, LossConfig
 from stf_jax.data.batch import PackedBatch
 from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
+from stf_jax.models.temporal_fusion_net import TemporalFusionOutput
 from stf_jax.models.variables import init_variables
 from stf_jax.training.losses import smoothed_cross_entropy
 from stf_jax.training.state import TrainState, init_state
@@ -132,3 +135,86 @@ def test_the_loss_is_the_mean_over_tracklets_on_any_number_of_devices(devices, r
 
     found = jax.vmap(loss, axis_name=DEVICES)(labels)
     np.testing.assert_allclose(found, np.log(K) if real else 0, rtol=1e-6)
+
+
+class Plain(TemporalFusionNet):
+    """Logits are linear in the sum of a tracklet's frames; frames and their mean are statistics."""
+
+    def setup(self) -> None:
+        self.weight = self.param("embedding", nn.initializers.ones, (3, K))
+        self.seen = self.variable("batch_stats", "seen", lambda: jnp.zeros(()))
+
+    def packed(self, frames, tracklet, slot, *, num_tracklets, num_slots, train=False):
+        assert train
+        assert num_slots == T
+        self.seen.value = frames
+        means = jnp.zeros((num_tracklets, 3)).at[tracklet].add(frames.mean((1, 2)), mode="drop")
+        features = means[:, None, :]
+        logits = features @ self.weight
+        others: Any = [None] * 5
+        return TemporalFusionOutput(features, logits, *others)
+
+
+START = np.sin(np.arange(3.0 * K, dtype=np.float32)).reshape(3, K)
+
+
+def plain_steps(batch: PackedBatch, devices: int, *, at: int = 0, count: int = 1, **augment):
+    """Take steps of `Plain` with a learning rate of 1: their statistics, the state, the metrics."""
+    optimizer = optax.sgd(1.0)
+    variables = {
+        "params": {"embedding": jnp.array(START)},
+        "batch_stats": {"seen": jnp.zeros(batch.images.shape[1:])},
+    }
+    state = init_state(variables, optimizer)
+    state = TrainState(jnp.int32(at), state.params, state.batch_stats, state.opt_state)
+    step = parallel_train_step(
+        jax.devices()[:devices],
+        model=Plain(num_classes=K),
+        optimizer=optimizer,
+        num_slots=T,
+        loss_options=OPTIONS,
+        augment_options=replace(PLAIN, **augment),
+    )
+    seen, metrics = [], {}
+    for _ in range(count):
+        state, metrics = step(state, batch, jax.random.key(3))
+        seen.append(np.asarray(state.batch_stats["seen"]))
+    return seen, jax.device_get(state), jax.device_get(metrics)
+
+
+def test_each_step_and_frame_is_augmented_by_its_own_number() -> None:
+    """One picture for all frames: what differs has been drawn."""
+    picture = packed([0], 3).images[0]
+
+    def seen_of(order: list[int], **options) -> list[np.ndarray]:
+        batch: Any = stacked(packed(order, 9))
+        images = np.broadcast_to(picture, batch.images.shape).copy()
+        return plain_steps(batch.replace(images=images), 1, mirror=0.5, **options)[0]
+
+    seen = seen_of([0, 1, 2, 3], count=4)
+    assert all(len({frame.tobytes() for frame in frames}) == 2 for frames in seen)
+    assert len({frames.tobytes() for frames in seen}) == 4
+    # A resumed run's step is the one that the first run would have taken.
+    np.testing.assert_array_equal(seen_of([0, 1, 2, 3], at=2), seen[2:3])
+
+    def by_number(order: list[int]) -> dict[tuple[int, int], bytes]:
+        numbers = [(row, t) for row in order for t in range(LENGTHS[row])]
+        return dict(zip(numbers, (f.tobytes() for f in seen_of(order)[0]), strict=True))
+
+    # A frame has the same draws wherever it lies.
+    assert by_number([0, 1, 2, 3]) == by_number([2, 0, 3, 1])
+
+
+def test_devices_agree_on_the_means_of_gradients_statistics_and_metrics() -> None:
+    halves = [packed([0, 1], 6), packed([2, 3], 6)]
+    each = [plain_steps(stacked(half), 1) for half in halves]
+    (seen,), state, metrics = plain_steps(stacked(*halves), 2)
+    np.testing.assert_allclose(seen, (each[0][0][0] + each[1][0][0]) / 2, rtol=1e-5, atol=1e-6)
+    for name in ("loss", "accuracy", "cross_entropy"):
+        expected = (each[0][2][name] + each[1][2][name]) / 2
+        np.testing.assert_allclose(metrics[name], expected, rtol=1e-5, err_msg=name)
+    mean = (each[0][1].params["embedding"] + each[1][1].params["embedding"]) / 2
+    np.testing.assert_allclose(state.params["embedding"], mean, rtol=1e-4, atol=1e-6)
+    # With a learning rate of 1 the step is the gradient.
+    moved = state.params["embedding"] - START
+    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(moved), rtol=1e-4)

@@ -143,6 +143,9 @@ def test_partial_loads_the_groups_there_are_when_asked(variables, state_dict):
     found = variables_from_torch(torchvision, SMALL, partial=True)
     check_same(found, backbone_of(variables))
     # Not without the whole backbone, nor with more of it: that is another network.
+    heads = {name: array for name, array in state_dict.items() if group_of(name) != "backbone"}
+    lines = error_of(variables_from_torch, heads, SMALL, partial=True)
+    assert "missing: base.conv1.weight" in lines
     del torchvision["bn1.running_var"]
     lines = error_of(variables_from_torch, torchvision, SMALL, partial=True)
     assert "missing: base.bn1.running_var" in lines
