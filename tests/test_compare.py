@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,22 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_run(
-    workdir: Path, layout: Path, drawn: int, protocols=("step",), **options: Any
+    workdir: Path,
+    layout: Path,
+    drawn: int,
+    protocols=("step",),
+    signal: float = 2,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Write what an evaluation with `options` leaves; return the rows of its scores.json."""
+    """Write what an evaluation with `options` leaves; return the rows of its scores.json.
+
+    The more `signal`, the better are the features.
+    """
     table = load_layout(layout, subsets=("test",)).test
     assert table is not None
     count = table.num_tracklets
     random = np.random.default_rng(drawn)
-    features = random.standard_normal((count, 8)) + 2 * np.eye(PEOPLE + 1, 8)[table.person_ids]
+    features = random.standard_normal((count, 8)) + signal * np.eye(PEOPLE + 1, 8)[table.person_ids]
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
     weights = np.ones(len(table.names), np.float32)
     workdir.mkdir()
@@ -116,6 +125,23 @@ def test_the_first_protocol_in_common_is_compared(compare, layout, tmp_path) -> 
     assert f"bootstrap intervals over {PEOPLE} identities." in said
     assert "mAP of one over two: " in said
     assert "bootstrap interval over identities, paired)" in said
+
+
+def test_gains_are_of_the_last_run_over_each_other(compare, layout, tmp_path) -> None:
+    for name, drawn, signal in (("bad", 1, 0), ("best", 2, 8), ("good", 3, 2)):
+        make_run(tmp_path / name, layout, drawn, signal=signal)
+    status, said, rows = compare("best", "bad", "good")
+    assert status == 0
+    scores = {name: 100 * row["scores"]["mAP"] for name, row in rows.items()}
+    assert scores["bad"] + 10 < scores["good"] < scores["best"] - 5
+    pattern = r"mAP of good over (.*): ([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+): 95 % bootstrap"
+    found = {name: tuple(map(float, values)) for name, *values in re.findall(pattern, said)}
+    assert list(found) == ["the colour histogram", "best", "bad"]
+    names = {"the colour histogram": "colour histogram, untrained"}
+    for name, (gain, low, high) in found.items():
+        assert gain == pytest.approx(scores["good"] - scores[names.get(name, name)], abs=0.051)
+        assert low < gain < high
+    assert found["best"][2] < 0 < found["bad"][1]  # either is clear
 
 
 def test_no_protocol_in_common_is_reported_in_one_line(compare, layout, tmp_path) -> None:

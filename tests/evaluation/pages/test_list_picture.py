@@ -167,29 +167,29 @@ def test_every_frame_and_weight_in_its_place(count: int, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("query", "row", "protocol", "options"),
     [
-        ("person 1, camera 1, track 2", 2, "step", ["--top", "4"]),
+        ("person 1, camera 1, track 2", 2, "step", ["--top", "4", "--no-weights"]),
         ("0002_2001", 6, "mars-official", ["--protocol", "mars-official", "--frames", "4"]),
-        ("3", 11, "step+queries", ["--protocol", "step+queries", "--distance", "cosine"]),
+        ("3", 11, "step+queries", ["--protocol", "step+queries", "--distance", "euclidean"]),
     ],
 )
 def test_command_draws_the_ranked_list(
     query: str, row: int, protocol: str, options: list[str], tmp_path: Path
 ) -> None:
     drawn = draw(tmp_path)
-    write_features(tmp_path / "features.npz", drawn.feature_set())
+    write_features(tmp_path / "features.npz", drawn.feature_set(metric="cosine"))
     for suffix in ("png", "svg"):
         output = ["--output", str(tmp_path / f"list.{suffix}")]
         assert main([str(tmp_path / "features.npz"), "--query", query, *output, *options]) == 0
     features = drawn.found.features
     queries, rows, _, gallery = chosen_rows(features, drawn.table, protocol)
-    metric = "cosine" if "cosine" in options else "euclidean"
+    metric = "euclidean" if "--distance" in options else "cosine"
     case = ranked(distances_of(queries, features[gallery], metric), drawn.table, rows, gallery)
     at = rows.index(row)
     top = 4 if "--top" in options else 6
     columns, right = case.lists[at][:top], case.right[at][:top]
     shown = [row, *(gallery[column] for column in columns)]
     frames = 4 if "--frames" in options else 5
-    check_picture(tmp_path / "list.png", drawn, shown, frames, right, True)
+    check_picture(tmp_path / "list.png", drawn, shown, frames, right, "--no-weights" not in options)
     said = [float(re.findall(r"d = (\S+)", t)[0]) for t in titles_of(tmp_path / "list.svg")[1:]]
     assert said == pytest.approx(case.distances[at, columns], abs=1e-3)
 
