@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from colour_histogram import colour_histograms
 from origins import make_origin
 from PIL import Image
 
@@ -174,9 +175,14 @@ def test_runs_are_ranked_by_their_own_rules(compare, layout, tmp_path, options) 
     assert wanted == {name: rows[name] for name in wanted}
     one, two = (100 * wanted[name]["scores"]["mAP"] for name in ("one", "two"))
     assert f"mAP of two over one: {two - one:+.1f} (" in said
-    histogram = rows["colour histogram, untrained"]["options"]
-    histogram.pop("seed", None)
-    assert histogram.items() <= wanted["one"]["options"].items()
+    table = load_layout(layout, subsets=("test",)).test
+    assert table is not None
+    histogram = rows["colour histogram, untrained"]
+    rules = {name: value for name, value in options.items() if name != "seed"}
+    ranking = rank_table(colour_histograms(table), table, ("step",), **rules)["step"]
+    assert histogram["scores"] == make_scores(ranking)["scores"]
+    histogram["options"].pop("seed", None)
+    assert histogram["options"].items() <= wanted["one"]["options"].items()
     # What is logged while training is by the plain rules.
     assert ("one, before training" in rows) == ("distance" in options)
 

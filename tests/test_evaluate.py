@@ -1,5 +1,6 @@
 """A run's scores and its report, of given features, against what loops over the arrays say."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,13 @@ class Case:
             for step, entry in zip((1, 2, 4), METRICS, strict=True):
                 log.write(step, entry)
         asked = {}
+        if shuffled:  # as of a tfds data set: no image files, but a reader of the table's rows
+            folder, names = self.drawn.table.image_dir, self.drawn.table.names.tolist()
+            table = dataclasses.replace(self.drawn.table, image_dir=root / "nowhere")
+            self.drawn = dataclasses.replace(self.drawn, table=table)
+
+        def read_frames(rows: np.ndarray) -> list[bytes]:
+            return [(folder / names[row].decode()).read_bytes() for row in rows]
 
         def restore(config: Config, workdir: Path, which: str) -> tuple[Any, Any, int]:
             asked["which"] = which
@@ -61,6 +69,8 @@ class Case:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluate, "evaluation_table", lambda *_, **__: self.drawn.table)
             patch.setattr(evaluate, "restore_run", restore)
+            if shuffled:
+                patch.setattr(evaluate, "frame_source", lambda *_: read_frames)
             patch.setattr(evaluate, "extract_table", extract)
             self.contents = evaluate.evaluate_workdir(self.config, self.workdir, "9")
         assert asked == {"which": "9"}
@@ -91,7 +101,7 @@ class Case:
 
 @pytest.fixture(scope="module", params=["plain", "all"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """By default in the order of a layout, or with every option and rows in any order."""
+    """By default of a layout's folder, or with every option, rows in any order, and no folder."""
     values = {"plain": PLAIN, "all": ALL}[request.param]
     return Case(tmp_path_factory.mktemp("evaluated"), values, request.param == "all")
 

@@ -28,7 +28,7 @@ from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
 from stf_jax.evaluation import rank_gallery
-from stf_jax.evaluation.features.feature_files import FeatureSet, read_features
+from stf_jax.evaluation.features.feature_files import read_features
 from stf_jax.main import main
 from stf_jax.models import build_model
 from stf_jax.models.variables import init_variables
@@ -647,39 +647,27 @@ def test_scores_while_training_are_of_the_first_protocol_by_the_runs_rules(
     assert sizes == f"{sum(map(any, one.right))} queries, {sum(people)} gallery"
 
 
-@pytest.fixture(scope="module")
-def asked_for(straight: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FeatureSet]:
-    """Features by the commands, evaluate and embed, of the checkpoint that was asked for."""
-    run, root = tmp_path_factory.mktemp("asked") / "run", run_config(straight).data.root
+def test_the_checkpoint_asked_for_is_used(straight: Path, layout: Path, tmp_path: Path) -> None:
+    """By the commands evaluate and embed: weights, features and what is told of them."""
+    run, output = tmp_path / "run", tmp_path / "embedded.npz"
     shutil.copytree(straight, run)
+    template = init_variables(build_model(run_config(run).model, 4), 9, 32, 16)
     found = {}
-    for which in ("2", "4", "latest"):
+    for which, step in (("4", 4), ("latest", 6)):
         argv = ["--workdir", str(run), "--checkpoint", which, "--config.compilation_cache=off"]
         assert main(["--mode", "evaluate", *argv, "--no-report"]) == 0
-        found[which] = read_features(run / "features.npz")
         scores = json.loads((run / "scores.json").read_text())
-        assert scores["checkpoint"] == which
-        assert scores["step"] == found[which].origin.step
-        output = run / "embedded.npz"
-        assert main(["--mode", "embed", *argv, "--input", root, "--output", str(output)]) == 0
-        found[f"embedded {which}"] = read_features(output)
-    return found
-
-
-def test_the_checkpoint_asked_for_is_used(straight: Path, asked_for: dict[str, FeatureSet]) -> None:
-    model = build_model(run_config(straight).model, 4)
-    template = init_variables(model, 9, 32, 16)
-    for which, step in (("2", 2), ("4", 4), ("latest", 6)):
-        variables, _ = checkpoint.restore_model(straight / "checkpoints", template, str(step))
+        assert (scores["checkpoint"], scores["step"]) == (which, step)
+        embed = ["--mode", "embed", "--input", str(layout), "--output", str(output)]
+        assert main([*embed, *argv]) == 0
+        found[which], again = read_features(run / "features.npz"), read_features(output)
+        variables, _ = checkpoint.restore_model(straight / "checkpoints", template, step)
         del variables["params"]["classifier"]
-        found = asked_for[which]
-        assert (found.origin.step, found.origin.weights_digest) == (step, digest(variables))
-        np.testing.assert_allclose(
-            asked_for[f"embedded {which}"].features, found.features, atol=1e-6
-        )
-        assert asked_for[f"embedded {which}"].origin == found.origin
-    for one, two in (("2", "4"), ("4", "latest")):
-        assert abs(asked_for[one].features - asked_for[two].features).max() > 1e-4
+        origin = found[which].origin
+        assert (origin.step, origin.weights_digest) == (step, digest(variables))
+        assert again.origin == origin
+        np.testing.assert_allclose(again.features, found[which].features, atol=1e-6)
+    assert abs(found["4"].features - found["latest"].features).max() > 1e-4
 
 
 def test_a_scored_run_is_scored_again_for_another_checkpoint(
