@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarking import child, layers, memory, results, roofline, settings, workload
+from benchmarking import child, layers, memory, packing, results, roofline, settings, workload
 from benchmarking.lengths import (
     mars_table,
     padded_plan,
@@ -140,6 +140,26 @@ def test_layers_are_summed_by_kernel(monkeypatch):
     assert sums["3x3"]["times PyTorch's time"] == pytest.approx(17 / 13)
     assert sums["3x3"]["forward, ms"] == "48000 / 32000"
     assert max(map(len, results.format_rows(rows).splitlines())) <= results.COLUMNS
+
+
+def test_packing_is_compared_by_medians():
+    seconds = {"packed": [1.0, 90.0, 2.0], "padded": [0.1, 7.0, 5.0]}
+    *rows, said = packing.compared("training", 30, seconds, 1.5)
+    assert [(r["training"], r["s"], r["real frames/s"]) for r in rows] == [
+        ("packed", 2.0, 15.0),
+        ("padded", 5.0, 6.0),
+    ]
+    assert said == {"note": "training: packed is 2.50 times as fast (reaches 1.5)"}
+    slower = {"packed": [5.0], "padded": [4.0]}
+    assert list(packing.compared("training", 30, slower, 1.5))[-1] == {
+        "note": "training: packed is 0.80 times as fast (below 1.5)"
+    }
+    assert list(packing.compared("extraction", 30, slower, None))[-1] == {
+        "note": "extraction: packed is 0.80 times as fast"
+    }
+    packing.check_equal([1.0, 2.0], [1.0, 2.001], "float32", "losses")
+    with pytest.raises(AssertionError, match="losses"):
+        packing.check_equal([1.0, 2.0], [1.0, 2.01], "float32", "losses")
 
 
 def test_plans_from_counts():
@@ -309,6 +329,9 @@ def test_packing_and_steps_are_measured(without_input):
     assert [row["training"] for row in rows] == ["packed", "padded"]
     for row in rows:
         assert row["s"] * row["real frames/s"] == pytest.approx(2 * 2 * 3)
+    notes = [row["note"] for row in by_name["packing"]["rows"] if "note" in row]
+    ratio = rows[1]["s"] / rows[0]["s"]
+    assert any(note.startswith(f"training: packed is {ratio:.2f} times") for note in notes)
     (size,) = [row for row in by_name["step"]["rows"] if "ms" in row]
     assert (size["frames"], size["steps %"]) == (6, 100)
     assert size["ms"] * size["real frames/s"] == pytest.approx(6000)

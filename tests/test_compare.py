@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from colour_histogram import colour_histograms
 from origins import make_origin
 from PIL import Image
 
@@ -40,14 +42,22 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_run(
-    workdir: Path, layout: Path, drawn: int, protocols=("step",), **options: Any
+    workdir: Path,
+    layout: Path,
+    drawn: int,
+    protocols=("step",),
+    signal: float = 2,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Write what an evaluation with `options` leaves; return the rows of its scores.json."""
+    """Write what an evaluation with `options` leaves; return the rows of its scores.json.
+
+    The more `signal`, the better are the features.
+    """
     table = load_layout(layout, subsets=("test",)).test
     assert table is not None
     count = table.num_tracklets
     random = np.random.default_rng(drawn)
-    features = random.standard_normal((count, 8)) + 2 * np.eye(PEOPLE + 1, 8)[table.person_ids]
+    features = random.standard_normal((count, 8)) + signal * np.eye(PEOPLE + 1, 8)[table.person_ids]
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
     weights = np.ones(len(table.names), np.float32)
     workdir.mkdir()
@@ -118,6 +128,23 @@ def test_the_first_protocol_in_common_is_compared(compare, layout, tmp_path) -> 
     assert "bootstrap interval over identities, paired)" in said
 
 
+def test_gains_are_of_the_last_run_over_each_other(compare, layout, tmp_path) -> None:
+    for name, drawn, signal in (("bad", 1, 0), ("best", 2, 8), ("good", 3, 2)):
+        make_run(tmp_path / name, layout, drawn, signal=signal)
+    status, said, rows = compare("best", "bad", "good")
+    assert status == 0
+    scores = {name: 100 * row["scores"]["mAP"] for name, row in rows.items()}
+    assert scores["bad"] + 10 < scores["good"] < scores["best"] - 5
+    pattern = r"mAP of good over (.*): ([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+): 95 % bootstrap"
+    found = {name: tuple(map(float, values)) for name, *values in re.findall(pattern, said)}
+    assert list(found) == ["the colour histogram", "best", "bad"]
+    names = {"the colour histogram": "colour histogram, untrained"}
+    for name, (gain, low, high) in found.items():
+        assert gain == pytest.approx(scores["good"] - scores[names.get(name, name)], abs=0.051)
+        assert low < gain < high
+    assert found["best"][2] < 0 < found["bad"][1]  # either is clear
+
+
 def test_no_protocol_in_common_is_reported_in_one_line(compare, layout, tmp_path) -> None:
     make_run(tmp_path / "one", layout, 1, ("mars-official",))
     make_run(tmp_path / "two", layout, 2, ("step", "step+queries"))
@@ -148,9 +175,14 @@ def test_runs_are_ranked_by_their_own_rules(compare, layout, tmp_path, options) 
     assert wanted == {name: rows[name] for name in wanted}
     one, two = (100 * wanted[name]["scores"]["mAP"] for name in ("one", "two"))
     assert f"mAP of two over one: {two - one:+.1f} (" in said
-    histogram = rows["colour histogram, untrained"]["options"]
-    histogram.pop("seed", None)
-    assert histogram.items() <= wanted["one"]["options"].items()
+    table = load_layout(layout, subsets=("test",)).test
+    assert table is not None
+    histogram = rows["colour histogram, untrained"]
+    rules = {name: value for name, value in options.items() if name != "seed"}
+    ranking = rank_table(colour_histograms(table), table, ("step",), **rules)["step"]
+    assert histogram["scores"] == make_scores(ranking)["scores"]
+    histogram["options"].pop("seed", None)
+    assert histogram["options"].items() <= wanted["one"]["options"].items()
     # What is logged while training is by the plain rules.
     assert ("one, before training" in rows) == ("distance" in options)
 

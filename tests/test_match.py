@@ -1,15 +1,24 @@
 """Ranking one set of features against another; made-up features of tracklets of one frame."""
 
+import csv
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from drawn_tracklets import UNREAD, Drawn, check_shown, draw
 from origins import make_origin
+from page_reader import page_data
+from ranking_loops import distances_of
 
 import stf_jax
+from stf_jax.config import Config, to_json
 from stf_jax.errors import UserError
-from stf_jax.evaluation.calibration import Calibration
-from stf_jax.evaluation.features.feature_files import FeatureSet
+from stf_jax.evaluation.calibration import Calibration, fit_calibration
+from stf_jax.evaluation.features.feature_files import FeatureSet, write_features
+from stf_jax.main import main
+from stf_jax.run.run_files import write_run_files
 
 WEIGHTS = ("frame_weights", "intra_weights", "inter_weights")
 
@@ -79,3 +88,96 @@ def test_features_of_another_origin_are_refused(unlike: dict[str, Any], told: st
 def test_nothing_to_match() -> None:
     with pytest.raises(UserError, match="query: no tracklet"):
         stf_jax.match_tracklets(make_set([]), make_set([[1, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("metric", "cameras", "prior"),
+    [("cosine", (None, None), None), ("euclidean", (1, 3), 0.4), ("euclidean", (3, None), None)],
+)
+def test_page_and_table_of_the_command(
+    metric: str,
+    cameras: tuple[int | None, int | None],
+    prior: float | None,
+    tmp_path: Path,
+) -> None:
+    """Of two sets drawn apart and one to calibrate with, every value against loops over arrays."""
+    write_run_files(tmp_path / "run", to_json(Config()), {})
+    sets: dict[str, Drawn] = {
+        name: draw(tmp_path / name, seed) for seed, name in enumerate(("query", "gallery", "other"))
+    }
+    sets["query"].titles[::3] = [
+        f"yard/track {row}" for row in range(0, len(sets["query"].titles), 3)
+    ]
+    for name, drawn in sets.items():
+        write_features(tmp_path / f"{name}.npz", drawn.feature_set(metric=metric))
+    output = tmp_path / "who"
+    argv = ["--mode", "match", "--workdir", str(tmp_path / "run"), "--output", str(output)]
+    argv += ["--top", "6"]
+    for name in ("query", "gallery"):
+        argv += [f"--{name}", str(tmp_path / f"{name}.npz")]
+    for name, camera in zip(("query", "gallery"), cameras, strict=True):
+        argv += [] if camera is None else [f"--{name}-camera", str(camera)]
+    argv += [] if prior is None else ["--prior", str(prior)]
+    assert main([*argv, "--calibrate", str(tmp_path / "other.npz")]) == 0
+
+    fitted = fit_calibration(sets["other"].feature_set(metric=metric))
+    shift = 0.0
+    if prior is not None:
+        shift = math.log(prior / (1 - prior)) - math.log(fitted.prior / (1 - fitted.prior))
+    rows = {}
+    for (name, drawn), camera in zip(list(sets.items())[:2], cameras, strict=True):
+        of = drawn.table.cameras.tolist()
+        rows[name] = [row for row in range(len(of)) if camera in (None, of[row])]
+    found = [sets[name].found.features[rows[name]] for name in rows]
+    with np.errstate(invalid="ignore"):
+        distances = distances_of(found[0], found[1], metric)
+    data = page_data(output / "index.html")
+    with open(output / "matches.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert not data["labelled"]
+    assert len(data["queries"]) == len(data["tracklets"]["q"]) == len(rows["query"])
+    used, listed = set(), iter(table)
+    for row, query in enumerate(data["queries"]):
+        own = rows["query"][row]
+        check_shown(data["tracklets"]["q"][row], sets["query"], own, output / "strips")
+        columns = [c for c, g in enumerate(rows["gallery"]) if UNREAD not in (g, own)]
+        entries = sorted(columns, key=lambda c, row=row: distances[row, c])[:6]
+        near = distances[row, entries]
+        chances = 1 / (1 + np.exp(-(fitted.intercept + shift + fitted.slope * near)))
+        assert query["entries"] == entries
+        assert query["distances"] == pytest.approx(near, abs=1e-3)
+        assert query["probable"] == pytest.approx(chances, abs=1e-3)
+        assert not {"right", "ap", "first", "matches", "pooled"} & set(query)
+        used |= set(entries)
+        for place, entry in enumerate(entries):
+            line = next(listed)
+            assert float(line.pop("distance")) == pytest.approx(near[place], abs=1e-3)
+            assert float(line.pop("probability")) == pytest.approx(chances[place], abs=1e-3)
+            assert line == {
+                "query_row": str(row),
+                "query": sets["query"].name(own),
+                "place": str(place + 1),
+                "gallery_row": str(entry),
+                "gallery": sets["gallery"].name(rows["gallery"][entry]),
+            }
+    assert next(listed, None) is None
+    assert len(used) > 3
+    assert {int(column) for column in data["tracklets"]["g"]} == used
+    for column in used:
+        row = rows["gallery"][column]
+        said = data["tracklets"]["g"][str(column)]
+        check_shown(said, sets["gallery"], row, output / "strips")
+    text = (output / "index.html").read_text()
+    assert "<h1>query among gallery</h1>" in text
+    assert f"{len(rows['query'])} tracklets looked for among {len(rows['gallery'])}<" in text
+    assert f"of which {100 * (prior or fitted.prior):.3g} % are of one person" in text
+    assert f"calibrated on {fitted.matches} matching and {fitted.others} other pairs" in text
+
+
+def test_without_calibration_there_are_no_probabilities(tmp_path: Path) -> None:
+    drawn = draw(tmp_path / "set")
+    features = drawn.feature_set()
+    stf_jax.write_matches(tmp_path, stf_jax.match_tracklets(features, features, top=3))
+    assert all("probable" not in query for query in page_data(tmp_path / "index.html")["queries"])
+    with open(tmp_path / "matches.csv", newline="") as file:
+        assert {line["probability"] for line in csv.DictReader(file)} == {""}

@@ -16,7 +16,9 @@ import jax
 import numpy as np
 import pytest
 import train_and_score
+from drawn_tracklets import draw
 from PIL import Image
+from ranking_loops import chosen_rows, distances_of, ranked, scores_of
 
 from stf_jax import train as training
 from stf_jax.config import Config, changed, flat_values, load_config, to_json
@@ -25,6 +27,9 @@ from stf_jax.data.sampling import Position
 from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
+from stf_jax.evaluation import rank_gallery
+from stf_jax.evaluation.features.feature_files import read_features
+from stf_jax.main import main
 from stf_jax.models import build_model
 from stf_jax.models.variables import init_variables
 from stf_jax.models.weights.files import write_tensors
@@ -33,6 +38,8 @@ from stf_jax.prepare.__main__ import main as prepare_main
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.run import checkpoint
 from stf_jax.run.metrics_log import read_metrics
+from stf_jax.run.run_files import read_run_files, run_config
+from stf_jax.run.tensor_checksums import digest
 from stf_jax.training.batches import training_batches
 from stf_jax.training.stop_request import RunStoppedError
 
@@ -405,8 +412,18 @@ def tiny_arguments(config: Config, workdir: Path) -> list[str]:
 def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> None:
     root = tmp_path / "set"
     shutil.copytree(layout, root)
-    for split in ("partitions_00.pkl", "partitions_01.pkl"):
-        shutil.copy(root / "partitions.pkl", root / split)
+    # The people that train.
+    people = {"partitions_00": [0, 1, 2, 3], "partitions_01": [1, 4, 5, 7]}
+    names = sorted(path.name for path in (root / "images").iterdir())
+    for split, train in people.items():
+        rest = [name for name in names if int(name[:6]) not in train]
+        write_partitions(
+            root,
+            trainval=[name for name in names if int(name[:6]) in train],
+            test=rest,
+            test_marks=[0 if name[7] == "1" else 1 for name in rest],
+            filename=f"{split}.pkl",
+        )
     splits = script("splits")
     argv = tiny_arguments(tiny_config(root), tmp_path / "runs")
     monkeypatch.setattr("sys.argv", ["splits.py", *argv])
@@ -426,7 +443,20 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     assert not (tmp_path / "runs" / "partitions_01" / "scores.json").exists()
     assert splits.main() == 0
     assert done == ["partitions_00", "partitions_01", "partitions_01"]
-    assert "step, 2 splits: " in capsys.readouterr().out
+    (said,) = re.findall("step, 2 splits: (.*)", capsys.readouterr().out)
+    scores = []
+    for split, train in people.items():
+        run = tmp_path / "runs" / split
+        files = read_run_files(run)
+        assert files is not None
+        assert sorted(files.labels) == train
+        with np.load(run / "features.npz") as stored:
+            tested = sorted({*range(8)} - {*train})
+            assert sorted(set(stored["person_ids"].tolist())) == tested
+        (row,) = json.loads((run / "scores.json").read_text())["rows"].values()
+        assert row["num_queries"] == len(tested)
+        scores.append(row["scores"])
+    assert said.startswith(f"rank-1 {50 * sum(row['rank-1'] for row in scores):.1f} +- ")
     # Another evaluation scores again; nothing is trained.
     monkeypatch.setattr("sys.argv", ["splits.py", *argv, "--config.evaluation.distance=cosine"])
     assert splits.main() == 0
@@ -438,12 +468,12 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     assert splits.main() == 2
     assert "config.loss.label_smoothing was 0.1 -> 0.2" in capsys.readouterr().err
     table = json.loads((tmp_path / "runs" / "splits.json").read_text())["step"]
-    entries = [
-        json.loads((tmp_path / "runs" / f"partitions_0{k}" / "scores.json").read_text())
-        for k in (0, 1)
+    scores = [
+        json.loads((tmp_path / "runs" / split / "scores.json").read_text())["rows"]["step"]
+        for split in people
     ]
-    scores = [entry["rows"]["step"]["scores"]["mAP"] for entry in entries]
-    assert table["mAP"]["mean"] == pytest.approx(np.mean(scores))
+    mean = np.mean([row["scores"]["mAP"] for row in scores])
+    assert table["mAP"]["mean"] == pytest.approx(mean)
     (root / "partitions_00.pkl").rename(root / "partitions_02.pkl")
     monkeypatch.setattr("sys.argv", ["splits.py", *argv])
     assert splits.main() == 2
@@ -453,16 +483,41 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     assert "partitions_NN.pkl" in capsys.readouterr().err
 
 
+def test_splits_are_summed_up_by_mean_and_deviation() -> None:
+    values = (0.5, 0.6, 0.9), (0.25, 0.25, 0.25)
+    rows = [
+        {"protocol": "step", "scores": {"rank-1": one, "mAP": two}}
+        for one, two in zip(*values, strict=True)
+    ]
+    said = script("splits").summary({"step": rows, "step, re-ranked": rows[1:2]})
+    assert said.splitlines() == [
+        "step, 3 splits: rank-1 66.7 +- 20.8, mAP 25.0 +- 0.0",
+        "step, re-ranked, 1 splits: rank-1 60.0, mAP 25.0",
+    ]
+
+
 def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys) -> None:
     ablate = script("ablate")
     chosen = {"late, none": ((4,), (), "mean"), "2+4, both": ((2, 4), ("intra", "inter"), "mean")}
     monkeypatch.setattr(ablate, "variants", lambda: chosen)
-    argv = [*tiny_arguments(tiny_config(layout), tmp_path), "--seeds", "0"]
+    argv = [*tiny_arguments(tiny_config(layout), tmp_path), "--seeds", "3"]
     monkeypatch.setattr("sys.argv", ["ablate.py", *argv])
     assert ablate.main() == 0
     first = capsys.readouterr().out
     assert "late, none" in first
     assert "2+4, both" in first
+    table = json.loads((tmp_path / "ablation.json").read_text())
+    for name, values in chosen.items():
+        run = tmp_path / f"{name.replace(', ', '-').replace('+', '')}-seed3"
+        used = run_config(run)
+        assert (used.seed, used.data) == (3, tiny_config(layout).data)
+        model = used.model
+        assert (model.stages, model.frame_attention, model.stage_attention) == values
+        (row,) = json.loads((run / "scores.json").read_text())["rows"].values()
+        (line,) = re.findall(rf"{re.escape(name)} +1 +([\d.]+) +([\d.]+)", first)
+        for score, shown in zip(("mAP", "rank-1"), line, strict=True):
+            assert table[name][score] == {"mean": row["scores"][score], "deviation": None}
+            assert shown == f"{100 * row['scores'][score]:.1f}"
     monkeypatch.setattr(train_and_score, "train", None)  # nothing is left to train
     assert ablate.main() == 0
     assert [line for line in capsys.readouterr().out.split("\n") if "both" in line]
@@ -474,6 +529,41 @@ def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys
         monkeypatch.setattr("sys.argv", ["ablate.py", *argv, option, value])
         assert ablate.main() == 2
         assert f"error: {option} " in capsys.readouterr().err
+
+
+def test_ablation_over_seeds(layout, tmp_path, monkeypatch, capsys) -> None:
+    """Every variant with every seed once, in rows of its own; scores that tell which is which."""
+    ablate, asked = script("ablate"), []
+
+    def scored(config: Config, workdir: Path) -> dict[str, Any]:
+        asked.append((config.seed, config.model.stages, config.model.frame_attention, workdir.name))
+        score = 0.1 * len(config.model.stages) + 0.01 * config.seed
+        names = ("mAP", "rank-1", "rank-5", "mINP")
+        row = {"scores": {name: score + 0.001 * k for k, name in enumerate(names)}}
+        first = {**row, "protocol": "mars-official"}
+        return {"mars-official": first, "step": {"protocol": "step", "scores": {}}}
+
+    monkeypatch.setattr(ablate, "train_and_score", scored)
+    chosen = {"late, none": ((4,), (), "mean"), "2+4, intra": ((2, 4), ("intra",), "learned")}
+    monkeypatch.setattr(ablate, "variants", lambda: chosen)
+    argv = [*tiny_arguments(tiny_config(layout), tmp_path), "--seeds", "1,4"]
+    monkeypatch.setattr("sys.argv", ["ablate.py", *argv])
+    assert ablate.main() == 0
+    assert asked == [
+        (seed, stages, attention, f"{name}-seed{seed}")
+        for seed in (1, 4)
+        for name, (stages, attention, _) in zip(
+            ("late-none", "24-intra"), chosen.values(), strict=True
+        )
+    ]
+    last = capsys.readouterr().out.split("variant")[-1]
+    # Means of 0.01 and 0.04 more than the variant's own; the deviation is 0.03 / sqrt(2).
+    for name, own in (("late, none", 10), ("2+4, intra", 20)):
+        cells = " +".join(f"{own + 2.5 + 0.1 * k:.1f} \\+- 2.1" for k in range(4))
+        assert re.search(rf"{re.escape(name)} +2 +{cells}", last), last
+    table = json.loads((tmp_path / "ablation.json").read_text())
+    assert table["2+4, intra"]["mAP"]["mean"] == pytest.approx(0.225)
+    assert table["late, none"]["mINP"]["mean"] == pytest.approx(0.128)
 
 
 def test_compare_tells_runs_apart(straight, layout, tmp_path, monkeypatch, capsys) -> None:
@@ -511,6 +601,73 @@ def test_a_run_that_goes_on_needs_its_starting_weights_no_more(
     shutil.rmtree(source)
     training.train(config, tmp_path / "run")
     assert "nothing left to train: 1 of 1 steps" in capsys.readouterr().err
+
+
+RULES = {
+    "evaluation.protocols": ("mars-official", "step"),
+    "evaluation.distance": "cosine",
+    "evaluation.multi_query": "max",
+    "evaluation.separate_camera_set": True,
+    "evaluation.single_gallery_shot": True,
+    "seed": 6,
+}
+
+
+@pytest.mark.parametrize("values", [{}, RULES], ids=["plain", "rules"])
+def test_scores_while_training_are_of_the_first_protocol_by_the_runs_rules(
+    values: dict[str, Any], tmp_path: Path, monkeypatch
+) -> None:
+    drawn = draw(tmp_path)
+    config = tiny_config(tmp_path, values)
+    monkeypatch.setattr(training, "extract_table", lambda *_, **__: drawn.found)
+    model = build_model(config.model, 0)
+    protocol, scores, sizes = training.validate(model, {}, drawn.table, config)
+    evaluation, table = config.evaluation, drawn.table
+    assert protocol == evaluation.protocols[0]
+    query, rows, _, gallery = chosen_rows(
+        drawn.found.features, table, protocol, evaluation.multi_query
+    )
+    distances = distances_of(query, drawn.found.features[gallery], evaluation.distance)
+    one = ranked(distances, table, rows, gallery, separate=evaluation.separate_camera_set)
+    wanted = scores_of(one, protocol)
+    if values:
+        cmc = rank_gallery(
+            distances,
+            query_ids=table.person_ids[rows],
+            gallery_ids=table.person_ids[gallery],
+            query_cameras=table.cameras[rows],
+            gallery_cameras=table.cameras[gallery],
+            separate_camera_set=True,
+            single_gallery_shot=True,
+            seed=6,
+        ).cmc
+        wanted |= {f"rank-{k}": cmc[k - 1] for k in (1, 5, 10, 20)}
+    assert scores == pytest.approx(wanted)
+    people = [table.person_ids[g] != -1 for g in gallery]
+    assert sizes == f"{sum(map(any, one.right))} queries, {sum(people)} gallery"
+
+
+def test_the_checkpoint_asked_for_is_used(straight: Path, layout: Path, tmp_path: Path) -> None:
+    """By the commands evaluate and embed: weights, features and what is told of them."""
+    run, output = tmp_path / "run", tmp_path / "embedded.npz"
+    shutil.copytree(straight, run)
+    template = init_variables(build_model(run_config(run).model, 4), 9, 32, 16)
+    found = {}
+    for which, step in (("4", 4), ("latest", 6)):
+        argv = ["--workdir", str(run), "--checkpoint", which, "--config.compilation_cache=off"]
+        assert main(["--mode", "evaluate", *argv, "--no-report"]) == 0
+        scores = json.loads((run / "scores.json").read_text())
+        assert (scores["checkpoint"], scores["step"]) == (which, step)
+        embed = ["--mode", "embed", "--input", str(layout), "--output", str(output)]
+        assert main([*embed, *argv]) == 0
+        found[which], again = read_features(run / "features.npz"), read_features(output)
+        variables, _ = checkpoint.restore_model(straight / "checkpoints", template, step)
+        del variables["params"]["classifier"]
+        origin = found[which].origin
+        assert (origin.step, origin.weights_digest) == (step, digest(variables))
+        assert again.origin == origin
+        np.testing.assert_allclose(again.features, found[which].features, atol=1e-6)
+    assert abs(found["4"].features - found["latest"].features).max() > 1e-4
 
 
 def test_a_scored_run_is_scored_again_for_another_checkpoint(

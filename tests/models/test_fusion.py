@@ -109,8 +109,8 @@ def random_like(module, *args, seed: int = 4, **kwargs):
     )
 
 
-def relation_by_loops(params, x, counted):
-    """The equation, pair by pair, with the concatenation."""
+def relation_by_loops(params, x, counted, averaged=False):
+    """The equation, pair by pair, with the concatenation; averaged: as of four frames j."""
     dense = lambda name, v: v @ params[name]["kernel"] + params[name]["bias"]  # noqa: E731
     scores = np.zeros(x.shape[:2])
     for b in range(x.shape[0]):
@@ -121,21 +121,26 @@ def relation_by_loops(params, x, counted):
                 for k in range(4):
                     v = np.maximum(dense(f"g_{k}", v), 0)
                 total += v
+            if averaged:
+                total *= 4 / np.count_nonzero(counted[b])
             v = np.maximum(dense("f_0", total), 0)
             scores[b, i] = dense("f_1", v)[0]
     return scores
 
 
-def test_relation_network_is_the_sum_over_pairs():
-    x = normal(2, 4, 6)
-    counted = np.array([[True, True, False, True], [True, True, True, True]])
-    net = RelationNetwork()
+@pytest.mark.parametrize("averaged", [False, True])
+def test_relation_network_is_the_sum_over_pairs(averaged):
+    """Or the mean over the frames that count: neither depends on the slots that are empty."""
+    x = normal(3, 6, 6)
+    counted = np.arange(6)[None, :] < np.array([6, 3, 1])[:, None]
+    counted[1] = counted[1, [0, 4, 1, 5, 2, 3]]  # and not only the last slots are empty
+    net = RelationNetwork(averaged=averaged)
     variables = random_like(net, x, counted)
     found = apply(net, variables, jnp.asarray(x), jnp.asarray(counted))
     params = jax.tree.map(np.asarray, variables["params"])
-    expected = relation_by_loops(params, x.astype(np.float64), counted)
+    expected = relation_by_loops(params, x.astype(np.float64), counted, averaged)
     assert np.ptp(expected) > 1e-3  # not asleep
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def largest_array(jaxpr) -> int:

@@ -78,11 +78,15 @@ def output(variables):
     return output
 
 
-def test_more_padding_changes_nothing(variables, output):
+@pytest.mark.parametrize("bounded", [True, False])
+def test_more_padding_changes_nothing(variables, output, bounded):
     frames, mask = batch()
+    model = SMALL.clone(bounded_attention=bounded)
+    if not bounded:
+        output = evaluate(model, variables, frames, mask)
     longer = np.full((B, T + 2, H, W, 3), 1e6, np.float32)
     longer[:, 1:-1] = frames
-    found = evaluate(SMALL, variables, longer, np.pad(mask, ((0, 0), (1, 1))))
+    found = evaluate(model, variables, longer, np.pad(mask, ((0, 0), (1, 1))))
     close(found.features, output.features)
     close(found.logits, output.logits)
     np.testing.assert_array_equal(found.frame_weights[:, [0, -1]], 0)

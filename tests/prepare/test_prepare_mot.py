@@ -242,28 +242,33 @@ def test_a_video_shorter_than_its_tracks(tmp_path, kind):
         assert not (out / "partitions.pkl").exists()
 
 
-def test_frames_from_zero_and_folders_from_a_hundred(tmp_path):
-    frames = frames_of(4)
-    write_folder(tmp_path / "zero", frames, start=0)
-    write_folder(tmp_path / "late", frames, start=100)
-    lines = "{0},1,0,0,9,9\n{1},1,0,0,9,9\n"
-    (tmp_path / "zero.txt").write_text(lines.format(0, 3))
-    (tmp_path / "late.txt").write_text(lines.format(100, 103))
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("start", [0, 1, 100])
+@pytest.mark.parametrize("kind", ["folder", "video"])
+def test_first_frame_and_the_numbers_of_a_folder(tmp_path, first, start, kind):
+    """--first-frame numbers the first picture; a folder that starts above 1 has its own numbers."""
+    frames = frames_of(6)
+    if kind == "folder":
+        write_folder(tmp_path / "v.mkv", frames, start=start)
+    else:
+        write_video(tmp_path / "v.mkv", frames)
+    base = start if kind == "folder" and start == 100 else first
+    places = (1, 2, 4)  # of the pictures with a box, from 0
+    write_tracks(tmp_path / "t.txt", [(3, base + place) for place in places])
+    out = tmp_path / "out"
+    camera = f"1:{tmp_path / 'v.mkv'}:{tmp_path / 't.txt'}"
+    run("--camera", camera, "--train-rule", "all", "--first-frame", first, "--output", out)
+    (row,) = table(out)
+    assert (row["first_frame"], row["last_frame"]) == (str(base + 1), str(base + 4))
+    for name, place in zip(sorted(os.listdir(out / "images")), places, strict=True):
+        left, top, width, height = box(3, base + place)
+        crop = frames[place, top : top + height, left : left + width]
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "images" / name)), crop)
 
-    def crops(name, *options):
-        camera = f"1:{tmp_path / name}:{tmp_path / name}.txt"
-        out = tmp_path / f"out_{name}"
-        run("--camera", camera, "--train-rule", "all", *options, "--output", out)
-        frames = [(r["first_frame"], r["last_frame"]) for r in table(out)]
-        names = sorted(os.listdir(out / "images"))
-        return frames, [np.asarray(Image.open(out / "images" / n)) for n in names]
 
-    (zero, zero_crops), (late, late_crops) = crops("zero", "--first-frame", 0), crops("late")
-    assert zero == [("0", "3")]
-    assert late == [("100", "103")]
-    np.testing.assert_array_equal(zero_crops, [frames[0, :9, :9], frames[3, :9, :9]])
-    np.testing.assert_array_equal(late_crops, zero_crops)
-    (tmp_path / "late.txt").write_text(lines.format(1, 3))
+def test_frames_before_a_folders_first_are_refused(tmp_path):
+    write_folder(tmp_path / "late", frames_of(4), start=100)
+    write_tracks(tmp_path / "late.txt", [(1, 1), (1, 3)])
     assert "starts at 000100.png" in refused(
         "--camera", f"1:{tmp_path / 'late'}:{tmp_path / 'late.txt'}", "--train-rule", "all",
         "--output", tmp_path / "never",

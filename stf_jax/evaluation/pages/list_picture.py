@@ -199,8 +199,11 @@ def _read(path: Path, images: Path | None) -> FeatureSet:
 def _run(options: argparse.Namespace) -> None:
     features = _read(options.features, options.images)
     if options.gallery is not None:
-        gallery, queries = _read(options.gallery, options.images), np.arange(features.num_tracklets)
+        gallery = _read(options.gallery, options.images)
         check_same_origin(query=features.origin, gallery=gallery.origin)
+        # One of which no image could be read is at an equal distance from everybody.
+        gallery = gallery.select(np.flatnonzero(gallery.features.any(axis=1)))
+        queries = np.flatnonzero(features.features.any(axis=1))
     else:
         rows = select_rows(
             options.protocol,

@@ -21,15 +21,35 @@ NASTY = '</script><img src=x onerror="document.title=1">&"'
 SHOWN = "document.querySelectorAll('#queries article').length"
 STATUS = "document.getElementById('status').textContent"
 HEADINGS = "[...document.querySelectorAll('#queries h3')].map((h) => h.textContent)"
+NUMBERS = "[...document.querySelectorAll('#queries h3')].map((h) => Number(h.id.split('-')[1]))"
+# What every article shows: of its figures, the query's is the first.
+ARTICLES = """
+[...document.querySelectorAll('#queries article')].map((a) => ({
+  heading: a.querySelector('h3').textContent,
+  badge: [...a.querySelectorAll('.head .badge')].map((b) => b.textContent),
+  summary: a.querySelector('.head p').textContent,
+  figures: [...a.querySelectorAll('figure')].map((f) => ({
+    outcome: ['right', 'wrong'].filter((name) => f.classList.contains(name)),
+    line: [...f.querySelectorAll('.line > span')].map((s) => s.textContent),
+    what: [...f.querySelectorAll('.what')].map((s) => s.textContent),
+    picture: f.querySelector('img').getAttribute('src'),
+    alt: f.querySelector('img').alt,
+    titles: [...f.querySelectorAll('.bars title')].map((t) => t.textContent),
+    bars: ['intra', 'both', 'inter'].map((kind) =>
+      [...f.querySelectorAll(`.bars rect.${kind}`)].map((r) =>
+        [r.x.baseVal.value, r.height.baseVal.value, r.y.baseVal.value])),
+  })),
+}))
+"""
 
 
 def make_set(folder: Path, count: int, camera: int, seed: int) -> FeatureSet:
-    """Tracklets of three frames, persons 0, 1, ... in two cameras by turns."""
+    """Tracklets of three frames, persons 0, 1, ... in two cameras by turns; inter is off."""
     rng = np.random.default_rng(seed)
     person_ids = np.arange(count) // 2
     features = rng.normal(size=(count, 4)) + 2 * rng.normal(size=(count, 4))[person_ids]
     names = np.array([f"{seed}_{i}_{k}.jpg" for i in range(count) for k in range(3)], "S")
-    weights = np.tile(np.array([0.5, 0.3, 0.2], np.float32), count)
+    intra, both = rng.dirichlet(np.full(3, 4.0), (2, count)).reshape(2, -1).astype(np.float32)
     return FeatureSet(
         features=features.astype(np.float32),
         person_ids=person_ids,
@@ -40,8 +60,8 @@ def make_set(folder: Path, count: int, camera: int, seed: int) -> FeatureSet:
         num_frames=np.full(count, 3),
         offsets=3 * np.arange(count + 1),
         names=names,
-        frame_weights=weights,
-        intra_weights=weights,
+        frame_weights=both,
+        intra_weights=intra,
         inter_weights=np.full(3 * count, np.nan, np.float32),
         image_dir=str(folder),
         origin=make_origin(chunk=3),
@@ -106,6 +126,94 @@ def test_same_content_same_page_and_old_strips_go(content: ReportContent, tmp_pa
     assert (tmp_path / "strips" / "mine.jpg").exists()
 
 
+def call(features: FeatureSet, row: int) -> str:
+    person, camera = features.person_ids[row], features.cameras[row]
+    return str(features.titles[row]) or f"person {person}, camera {camera}, track 1"
+
+
+def check_figure(
+    figure: dict[str, Any], features: FeatureSet, row: int, prefix: str, full: float
+) -> None:
+    """Name, strip and weights of tracklet `row`, the weights in numbers and as bars."""
+    assert figure["picture"] == f"strips/{prefix}{row:06d}.jpg"
+    frames = slice(3 * row, 3 * row + 3)
+    kinds = {"intra": features.intra_weights[frames], "both": features.frame_weights[frames]}
+    said = {kind: [f"{3 * w:.2f}" for w in weights] for kind, weights in kinds.items()}
+    told = "; ".join(f"{kind} {', '.join(values)}" for kind, values in said.items())
+    assert figure["alt"] == (
+        f"{call(features, row)}: frames 1, 2, 3 of 3; weights relative to the mean: {told}"
+    )
+    assert figure["titles"] == [
+        f"frame {k + 1}: intra {said['intra'][k]}, both {said['both'][k]}" for k in range(3)
+    ]
+    *bars, inter = figure["bars"]
+    assert inter == []
+    for number, (weights, found) in enumerate(zip(kinds.values(), bars, strict=True)):
+        lefts, heights, tops = np.array(found).T
+        np.testing.assert_allclose(lefts, 48 * np.arange(3) + 5 + 20 * number)
+        np.testing.assert_allclose(heights + tops, 34, atol=1e-3)
+        np.testing.assert_allclose(heights, np.maximum(1, 31 * 3 * weights / full), atol=0.2)
+
+
+def test_every_card_is_of_its_own_entry(content: ReportContent, page: Path, browser) -> None:
+    assert content.scoring is not None
+    known, lists = content.scoring.outcomes, content.lists
+    browser.open(page.as_uri() + "#size=50&order=file")
+    browser.wait(f"{SHOWN} === 44")
+    firsts = set()
+    weights = [
+        w for s in (content.query, content.gallery) for w in (s.intra_weights, s.frame_weights)
+    ]
+    full = max(2, 3 * float(np.concatenate(weights).max()))  # of a bar of all 31 pixels
+    for row, article in enumerate(browser.value(ARTICLES)):
+        query = call(content.query, row)
+        assert article["heading"] == f"Query: {query}"
+        matches, right = known.match_counts[row], known.right[row].tolist()
+        badge = []
+        if matches:
+            badge = ["✓ best entry is right" if right[0] else "✗ best entry is wrong"]
+            precision, *parts = article["summary"].split(" · ")
+            percent = precision.removeprefix("average precision ").removesuffix(" %")
+            assert float(percent) == pytest.approx(100 * known.average_precisions[row], abs=0.06)
+            assert parts == [
+                f"first match at rank {known.first_ranks[row]}",
+                f"{matches} {'match' if matches == 1 else 'matches'} in the gallery",
+            ]
+        else:
+            assert article["summary"] == "no match in the gallery: not scored"
+        firsts.add(" ".join(badge))
+        assert article["badge"] == badge
+        own, *cards = article["figures"]
+        assert own["line"] == ["query", "3 frames"]
+        check_figure(own, content.query, row, "q", full)
+        assert len(cards) == 5
+        for place, card in enumerate(cards):
+            entry = int(lists.entries[row, place])
+            assert card["outcome"] == ["right" if right[place] else "wrong"]
+            outcome = "✓ right" if right[place] else "✗ wrong"
+            distance = f"distance {round(lists.distances[row, place], 4):.3f}"
+            assert card["line"] == [f"{place + 1}. {outcome}", distance]
+            assert card["what"] == [call(content.gallery, entry)]
+            check_figure(card, content.gallery, entry, "g", full)
+    assert len(firsts) == 3
+
+
+def test_orders(content: ReportContent, page: Path, browser) -> None:
+    """The page's order is that of the average precisions, undefined ones last; or the file's."""
+    assert content.scoring is not None
+    known, rows = content.scoring.outcomes, np.arange(44)
+    precisions = np.round(known.average_precisions, 4)
+    none = known.match_counts == 0
+    for order, wanted in (
+        ("worst", np.lexsort((rows, -known.first_ranks, precisions, none))),
+        ("best", np.lexsort((rows, known.first_ranks, -precisions, none))),
+        ("file", rows),
+    ):
+        browser.open(page.as_uri() + f"#size=50&order={order}")
+        browser.wait(f"{SHOWN} === 44")
+        assert browser.value(NUMBERS) == wanted.tolist(), order
+
+
 def test_clicked_through(content: ReportContent, page: Path, browser) -> None:
     assert content.scoring is not None
     known = content.scoring.outcomes
@@ -113,24 +221,6 @@ def test_clicked_through(content: ReportContent, page: Path, browser) -> None:
     browser.wait(f"{SHOWN} === 10")
     assert browser.value("document.title") == f"Report of {NASTY}"
     assert browser.value(STATUS) == "Queries 1 to 10 of 44; page 1 of 5"
-
-    # Worst first: the page's order is that of the average precisions, undefined ones last.
-    scored = np.flatnonzero(known.match_counts)
-    precisions = np.round(known.average_precisions[scored], 4)
-    worst = scored[np.lexsort((scored, -known.first_ranks[scored], precisions))]
-    first = int(browser.value("document.querySelector('#queries h3').id").split("-")[1])
-    assert first == worst[0]
-    right = browser.value(
-        "[...document.querySelectorAll('#queries article:first-child .entries figure')]"
-        ".map((f) => f.classList.contains('right'))"
-    )
-    assert right == known.right[first].tolist()
-    texts = browser.value(
-        "[...document.querySelectorAll('#queries article:first-child .entries figure')]"
-        ".map((f) => f.textContent)"
-    )
-    for text, is_right in zip(texts, right, strict=True):
-        assert ("✓ right" in text, "✗ wrong" in text) == (is_right, not is_right)
 
     # Pages.
     browser.click("[data-go='1']")
@@ -171,18 +261,8 @@ def test_clicked_through(content: ReportContent, page: Path, browser) -> None:
     assert all(url.startswith(("file:", "about:", "data:")) for url in browser.requests)
 
 
-def test_weights_are_drawn_and_in_the_text(page: Path, browser) -> None:
-    browser.open(page.as_uri() + "#search=0&camera=1")
-    heights = browser.value(
-        "[...document.querySelectorAll('.query .bars rect.both')]"
-        ".slice(0, 3).map((r) => r.height.baseVal.value)"
-    )
-    np.testing.assert_allclose(np.array(heights) / sum(heights), [0.5, 0.3, 0.2], rtol=0.02)
-    assert browser.value("document.querySelectorAll('.bars rect.inter').length") == 0  # it is off
-    text = browser.value("document.querySelector('.query img').alt")
-    assert text.startswith("person 0, camera 1, track 1: frames 1, 2, 3 of 3; weights")
-    assert "both 1.50, 0.90, 0.60" in text
-    # The picture itself is there; those far below are not loaded yet.
+def test_strips_come_into_view(page: Path, browser) -> None:
+    browser.open(page.as_uri())
     browser.wait("document.querySelector('.query img').naturalWidth === 3 * 48")
 
 
