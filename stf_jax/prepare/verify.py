@@ -204,6 +204,12 @@ def run(args: argparse.Namespace) -> int:
     print(layout_table(built))
     print(*image_lines(checks), sep="\n")
     notes = [*findings.notes, *unlisted]
+    turned = [check.name for check in checks if check.orientation != 1]
+    if turned:
+        notes.append(
+            f"{image_dir}: {len(turned):,} images carry an EXIF orientation, which viewers apply "
+            f"and training does not ({examples(turned)}); turn the pixels where it is meant"
+        )
     if isinstance(digits, int) and 1 <= digits <= 9:
         notes += same_content(checks, names_of, digits)
     for note in notes:

@@ -11,8 +11,8 @@ import av
 import numpy as np
 from av.error import FFmpegError
 from jaxtyping import UInt8
-from PIL import Image
 
+from stf_jax.data.pictures import PictureError, read_picture
 from stf_jax.errors import UserError
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
@@ -54,9 +54,8 @@ def _numbered_pictures(folder: Path) -> tuple[tuple[Path, ...], int]:
 
 def _read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        return np.asarray(read_picture(path, upright=True))
+    except PictureError as error:
         raise UserError(f"{path}: not a readable picture ({error})") from None
 
 
