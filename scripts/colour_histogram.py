@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
-from PIL import Image
 
 from stf_jax.data.layout.partitions import TrackletTable
+from stf_jax.data.pictures import PictureError, read_picture
 from stf_jax.errors import UserError
 
 BINS = (6, 10, 10)
@@ -73,9 +73,8 @@ def image_histogram(
 
 def _read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
+        return np.asarray(read_picture(path))
+    except PictureError as error:
         raise UserError(f"{path}: cannot be read as an image ({error}); replace it") from error
 
 

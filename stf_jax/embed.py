@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import itertools
+import logging
 import os
 import re
 from pathlib import Path
@@ -9,18 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from stf_jax.config import Config, changed, check_config
+from stf_jax.data.layout.checks import examples
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.source import evaluation_table
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
 from stf_jax.evaluation.features.origin import feature_origin
 from stf_jax.evaluation.features.table import extract_table
+from stf_jax.files import is_leftover, leftovers_note
 from stf_jax.prepare.mot import cut_videos, parse_camera
 from stf_jax.run.restore import default_checkpoint, restore_run
 from stf_jax.run.run_files import run_config
 from stf_jax.run.tensor_checksums import digest
 
-_IMAGE = re.compile(r"[^.].*\.(?:png|jpg|jpeg)", re.IGNORECASE)
+_LOG = logging.getLogger(__name__)
+_IMAGE = re.compile(r".*\.(?:png|jpg|jpeg)", re.IGNORECASE)
+_OTHER_IMAGE = re.compile(r".*\.(?:bmp|gif|heic|jfif|jp2|ppm|pgm|tif|tiff|webp)", re.IGNORECASE)
 
 
 def embed_tracklets(
@@ -90,20 +96,42 @@ def frame_folders(root: Path, camera: int = 1) -> tuple[TrackletTable, np.ndarra
     """The tracklets of a folder of folders of frames, and their titles (paths below `root`).
 
     Every folder with .png, .jpg or .jpeg files in it is one tracklet; its frames are in the order
-    of the numbers in their names. Hidden files and folders are passed over. Persons are unknown.
+    of the numbers in their names. Links to folders are followed. Hidden files and what operating
+    systems leave are passed over, pictures of other formats left out, both with a line in the log.
+    Persons are unknown.
 
     Raises:
-        UserError: no image anywhere in it.
+        UserError: no image anywhere in it, or folders that link in a circle.
     """
     names, lengths, titles = [], [], []
-    for folder, below, files in os.walk(root):
-        below[:] = sorted((name for name in below if not name.startswith(".")), key=_natural)
-        frames = sorted((name for name in files if _IMAGE.fullmatch(name)), key=_natural)
+    leftovers: list[str] = []
+    others: list[str] = []
+    for folder, below, files in os.walk(root, followlinks=True):
+        inside = os.path.relpath(folder, root)
+        if os.path.islink(folder) and _is_in_itself(Path(folder), root):
+            raise UserError(f"{folder}: links to a folder that it is in; remove the link")
+        leftovers += [
+            os.path.normpath(os.path.join(inside, name))
+            for name in (*below, *files)
+            if is_leftover(name)
+        ]
+        below[:] = sorted((name for name in below if not is_leftover(name)), key=_natural)
+        own = sorted((name for name in files if not is_leftover(name)), key=_natural)
+        frames = [name for name in own if _IMAGE.fullmatch(name)]
+        others += [
+            os.path.normpath(os.path.join(inside, n)) for n in own if _OTHER_IMAGE.fullmatch(n)
+        ]
         if frames:
-            inside = os.path.relpath(folder, root)
             titles.append(root.resolve().name if inside == "." else inside)
             lengths.append(len(frames))
             names += [os.fsencode(os.path.normpath(os.path.join(inside, f))) for f in frames]
+    if leftovers:
+        _LOG.warning(leftovers_note(root, leftovers))
+    if others:
+        _LOG.warning(
+            "%s: %d pictures are neither PNG nor JPEG and left out (%s); convert them",
+            *(root, len(others), examples(others)),
+        )
     if not names:
         raise UserError(
             f"{root}: neither a layout nor a folder of folders of frames; expected partitions.pkl, "
@@ -121,6 +149,12 @@ def frame_folders(root: Path, camera: int = 1) -> tuple[TrackletTable, np.ndarra
         labels=np.full(count, -1, np.int64),
     )
     return table, np.array(titles)
+
+
+def _is_in_itself(folder: Path, root: Path) -> bool:
+    """Whether `folder`, reached from `root`, is one of those on the way to it."""
+    above = itertools.takewhile(lambda path: path != root.parent, folder.parents)
+    return folder.resolve() in {path.resolve() for path in above}
 
 
 def _video(

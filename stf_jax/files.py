@@ -1,12 +1,30 @@
-"""Atomic writes: a file appears complete or not at all."""
+"""Atomic writes: a file appears complete or not at all. What systems leave in folders."""
 
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".part"
+# Of macOS, Windows, Linux, Synology and QNAP, in lower case; hidden ones besides.
+_LEFTOVERS = {
+    *("__macosx", "icon\r", "$recycle.bin", "recycler", "system volume information", "thumbs.db"),
+    *("ehthumbs.db", "desktop.ini", "lost+found", "@eadir", "#recycle", "@recycle"),
+}
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder is hidden (`._a.jpg`) or of an operating system, not a user's."""
+    return name.startswith(".") or name.lower() in _LEFTOVERS
+
+
+def leftovers_note(folder: Path, names: Sequence[str]) -> str:
+    """A line that says how many `names` below `folder` were passed over."""
+    return (
+        f"{folder}: {len(names):,} hidden files and leftovers of operating systems passed over "
+        f"(e.g. {', '.join(sorted(names)[:3])})"
+    )
 
 
 @contextlib.contextmanager

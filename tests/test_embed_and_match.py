@@ -327,6 +327,34 @@ def test_a_tracklet_without_a_readable_image_matches_nothing(features: FeatureSe
     assert (np.delete(matches.entries, 2, axis=0)[:, 0] >= 0).all()
 
 
+def test_folders_are_followed_and_what_systems_leave_is_not_a_tracklet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "root"
+    for name in ("one/2.png", "one/10.JPG", "one/1.jpeg", "one/._1.jpeg", "two/1.bmp"):
+        (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "there" / name).write_bytes(b"")
+    for name in ("a/1.png", "a/@eaDir/1.png", "$RECYCLE.BIN/S/1.png", "a/.ipynb_checkpoints/1.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    for name in ("lost+found/1.png", "__MACOSX/a/._1.png", "a/Thumbs.db"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    (root / "linked").symlink_to(tmp_path / "there")
+    table, titles = frame_folders(root)
+    assert titles.tolist() == ["a", "linked/one"]
+    assert [name.decode() for name in table.names] == [
+        "a/1.png", *(f"linked/one/{name}" for name in ("1.jpeg", "2.png", "10.JPG")),
+    ]  # fmt: skip
+    assert "7 hidden files and leftovers of operating systems passed over" in caplog.text
+    assert (
+        "1 pictures are neither PNG nor JPEG and left out (e.g. 'linked/two/1.bmp')" in caplog.text
+    )
+    (tmp_path / "there" / "back").symlink_to(root)
+    with pytest.raises(UserError, match="links to a folder that it is in"):
+        frame_folders(root)
+
+
 def test_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a layout nor a folder of folders"):
         frame_folders(tmp_path)

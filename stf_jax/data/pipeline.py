@@ -20,6 +20,7 @@ from stf_jax.cores import usable_cores
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.image_statistics import fill_colour
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.data.pictures import MAX_PIXELS, picture_format
 from stf_jax.data.sampling import Plan, frame_counts
 from stf_jax.errors import UserError
 
@@ -30,6 +31,7 @@ import tensorflow as tf
 
 _LOG = logging.getLogger(__name__)
 _BLOCK = 16  # frames that leave tf.data together
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # what such files begin with
 _NAMED = 20  # unreadable images that are named in the log, one line each
 
 try:
@@ -147,9 +149,42 @@ def batches(
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """uint8 [h, w, 3] RGB from the bytes of a PNG or JPEG file of any mode."""
-    # This operation decodes PNGs, too. The accurate transform is that of OpenCV and Pillow.
-    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+    """uint8 [h, w, 3] RGB from the bytes of a PNG or JPEG file of any mode.
+
+    Other formats and pictures of more than `pictures.MAX_PIXELS` are errors of TensorFlow.
+    """
+    is_jpeg = tf.strings.substr(contents, 0, len(_JPEG)) == _JPEG
+    is_png = tf.strings.substr(contents, 0, len(_PNG)) == _PNG
+    is_png &= tf.strings.length(contents) >= 24
+    known = tf.debugging.Assert(is_jpeg | is_png, ["neither JPEG nor PNG"])
+    # A JPEG's size is at most 65,535 squared, in three bytes a pixel: memory enough for a decoder
+    # that only then finds too little data. A PNG says its size in bytes 16 to 23.
+    size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(contents), lambda: _png_size(contents))
+    pixels = tf.reduce_prod(tf.cast(size[:2], tf.int64))
+    small = tf.debugging.Assert(pixels <= MAX_PIXELS, [f"more than {MAX_PIXELS} pixels"])
+    with tf.control_dependencies([op for op in (known, small) if op is not None]):
+        # This operation decodes PNGs, too. The accurate transform is that of OpenCV and Pillow.
+        return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def undecodable(contents: bytes) -> str:
+    """Why `decode` refuses the bytes of a file; "" where it does not."""
+    try:
+        decode(tf.constant(contents))
+    except tf.errors.OpError as reason:
+        kind = picture_format(contents)
+        if kind not in ("", "JPEG", "MPO", "PNG"):
+            return f"is {kind}, not JPEG or PNG"
+        if not contents or not (kind or contents.startswith((_JPEG, _PNG))):
+            return "not an image" if contents else "empty file"
+        return f"does not decode ({_first_line(reason)})"
+    return ""
+
+
+def _png_size(contents: tf.Tensor) -> tf.Tensor:
+    """Width, height and 1 of a PNG: as many numbers as of a JPEG."""
+    header = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False)
+    return tf.concat([header, [1]], axis=0)
 
 
 def resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
@@ -241,25 +276,21 @@ class _Images:
     def path(self, index: int) -> Path:
         return self.folder / os.fsdecode(self.names[index])
 
-    def failure(self, index: int) -> tuple[Exception | None, bool]:
-        """What reading and decoding it raises, and whether it could be read."""
+    def failure(self, index: int) -> tuple[str, bool]:
+        """Why it cannot be read or decoded, "" where it can, and whether it could be read."""
         try:
-            contents = self.read(self.keys[index])
+            contents = bytes(self.read(self.keys[index]).numpy())
+        except tf.errors.NotFoundError:
+            return "no such file", False
         except Exception as reason:  # of TensorFlow, or whatever `read_frames` raises
-            return reason, False
-        try:
-            decode(contents)
-        except tf.errors.OpError as reason:
-            return reason, True
-        return None, True
+            return _first_line(reason), False
+        return undecodable(contents), True
 
-    def unreadable(self, index: int, reason: Exception) -> UserError:
-        missing = isinstance(reason, tf.errors.NotFoundError)
+    def unreadable(self, index: int, reason: str) -> UserError:
         return UserError(
-            f"{self.path(index)}: cannot be read "
-            f"({'no such file' if missing else _first_line(reason)}); expected a whole PNG or "
-            "JPEG; replace it, drop it with `python -m stf_jax.prepare verify --fix`, or set "
-            "data.on_corrupt to 'skip'"
+            f"{self.path(index)}: cannot be read ({reason}); expected a whole PNG or JPEG; replace "
+            "it, drop it with `python -m stf_jax.prepare verify --fix`, or set data.on_corrupt to "
+            "'skip'"
         )
 
     def changing(self) -> UserError:
@@ -283,7 +314,7 @@ def _explained(
             # Blocks come in order: the image is in the next one.
             for index in range(start, min(start + _BLOCK, len(images.names))):
                 reason, _ = images.failure(index)
-                if reason is not None:
+                if reason:
                     raise images.unreadable(index, reason) from None
             raise images.changing() from None
         start += len(block[0])
@@ -293,7 +324,8 @@ def _explained(
 def _first_line(error: Exception) -> str:
     text = getattr(error, "message", str(error))  # without the code that TensorFlow puts before it
     line = (text.strip() or type(error).__name__).splitlines()[0]
-    return line.partition(" [Op:")[0].rpartition("}} ")[2]
+    line = line.partition(" [Op:")[0].rpartition("}} ")[2]
+    return line.rpartition("Summarized data: b")[2].strip("'")  # of a failed assertion
 
 
 def _steps(
@@ -341,7 +373,7 @@ def _steps(
                 break
         for lost in (start + np.flatnonzero(~seen)).tolist():
             reason, was_read = files.failure(lost)
-            if reason is None:
+            if not reason:
                 raise files.changing()
             if not was_read:
                 raise files.unreadable(lost, reason)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stf_jax.data.layout.partitions import GALLERY, QUERY, TrackletTable
+from stf_jax.data.pictures import read_picture
 from stf_jax.prepare.output import whole_file
 
 _MARGIN = 70  # pixels, for the label at the left
@@ -29,12 +30,12 @@ def contact_sheet(table: TrackletTable, tracklets: Sequence[int]) -> Image.Image
         frames = np.unique(np.linspace(first, last - 1, _COLUMNS).round().astype(np.int64))
         for column, frame in enumerate(frames):
             path = table.image_dir / os.fsdecode(bytes(table.names[frame]))
-            with Image.open(path) as image:
-                if width is None:
-                    width = max(1, image.width * _HEIGHT // image.height)
-                    size = (_MARGIN + _COLUMNS * width, len(tracklets) * _HEIGHT)
-                    sheet = Image.new("RGB", size, (64, 64, 64))
-                small = image.convert("RGB").resize((width, _HEIGHT))
+            image = read_picture(path)
+            if width is None:
+                width = max(1, image.width * _HEIGHT // image.height)
+                size = (_MARGIN + _COLUMNS * width, len(tracklets) * _HEIGHT)
+                sheet = Image.new("RGB", size, (64, 64, 64))
+            small = image.resize((width, _HEIGHT))
             sheet.paste(small, (_MARGIN + column * width, row * _HEIGHT))
         lines = (
             f"id {table.person_ids[tracklet]}",

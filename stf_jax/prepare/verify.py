@@ -35,6 +35,7 @@ from stf_jax.data.layout.checks import (
 from stf_jax.data.layout.names import names_array, parse_names
 from stf_jax.data.layout.partitions import TrackletTable, read_partitions, tables
 from stf_jax.errors import UserError
+from stf_jax.files import is_leftover, leftovers_note
 from stf_jax.prepare.checking.entries import (
     Entries,
     counts_by_reason,
@@ -150,9 +151,13 @@ def _unlisted(image_dir: Path, names: Sequence[str]) -> list[str]:
         raise UserError(
             f"{image_dir}: cannot be listed ({error.strerror}); expected the folder of the images"
         ) from None
-    if not others:
-        return []
-    return [f"{image_dir}: {len(others):,} files are in no subset ({examples(sorted(others))})"]
+    leftovers = [name for name in others if is_leftover(name)]
+    notes = [leftovers_note(image_dir, leftovers)] if leftovers else []
+    others -= set(leftovers)
+    if others:
+        unlisted = f"{len(others):,} files are in no subset ({examples(sorted(others))})"
+        notes.append(f"{image_dir}: {unlisted}")
+    return notes
 
 
 def _fix(
@@ -204,6 +209,12 @@ def run(args: argparse.Namespace) -> int:
     print(layout_table(built))
     print(*image_lines(checks), sep="\n")
     notes = [*findings.notes, *unlisted]
+    turned = [check.name for check in checks if check.orientation != 1]
+    if turned:
+        notes.append(
+            f"{image_dir}: {len(turned):,} images carry an EXIF orientation, which viewers apply "
+            f"and training does not ({examples(turned)}); turn the pixels where it is meant"
+        )
     if isinstance(digits, int) and 1 <= digits <= 9:
         notes += same_content(checks, names_of, digits)
     for note in notes:

@@ -11,6 +11,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
 
 from stf_jax.cores import usable_cores
+from stf_jax.data.pictures import PictureError, read_picture
 from stf_jax.evaluation.features.feature_files import FeatureSet
 from stf_jax.files import atomic_write
 
@@ -36,11 +37,9 @@ def read_frame(file: Path | io.BytesIO, width: int, height: int) -> UInt8[np.nda
     One that cannot be read is a crossed box, so that a page is made even without it.
     """
     try:
-        with Image.open(file) as image:
-            image.draft("RGB", (2 * width, 2 * height))  # decodes large JPEGs at a fraction
-            fitted = ImageOps.pad(image.convert("RGB"), (width, height), color=GREY)
-            return np.asarray(fitted)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = read_picture(file, enough=(2 * width, 2 * height))
+        return np.asarray(ImageOps.pad(picture, (width, height), color=GREY))
+    except PictureError:
         lost = np.full((height, width, 3), GREY, np.uint8)
         rows = np.arange(height)
         columns = rows * (width - 1) // max(1, height - 1)

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from stf_jax.cores import usable_cores
+from stf_jax.data.pictures import orientation
+from stf_jax.data.pipeline import undecodable
 
-FORMATS = ("JPEG", "PNG")
 _BLOCK = 64
 
 
@@ -26,27 +26,7 @@ class ImageCheck:
     kind: str = ""  # format and mode, "JPEG RGB"; "" where it could not be opened
     size: tuple[int, int] = (0, 0)  # height, width; 0 where it could not be opened
     digest: int = 0  # of the bytes, 64 bits; 0 where there are none
-
-
-def _is_whole(data: bytes, kind: str) -> bool:
-    """Checks what Pillow forgives and the decoder of training does not.
-
-    A JPEG's end marker: files that a crash left at full length, their end all zeros, lack it. (In
-    its pixels 0xff is followed by 0 or a restart marker, so no marker is there by chance.) A PNG's
-    chunks, with their check sums, up to the last one.
-    """
-    if kind == "JPEG":
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
-    start = 8
-    while start + 12 <= len(data):
-        length = int.from_bytes(data[start : start + 4], "big")
-        stop = start + 8 + length
-        if zlib.crc32(data[start + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "big"):
-            return False
-        if data[start + 4 : start + 8] == b"IEND":
-            return True
-        start = stop + 4
-    return False
+    orientation: int = 1  # of its EXIF data, 1 to 8; 1 is upright
 
 
 def _check(path: Path) -> ImageCheck:
@@ -66,14 +46,10 @@ def _check(path: Path) -> ImageCheck:
     try:
         with Image.open(io.BytesIO(data)) as image:
             check.kind, check.size = f"{image.format} {image.mode}", (image.height, image.width)
-            if image.format not in FORMATS:
-                check.problem = f"is {image.format}, not JPEG or PNG"
-                return check
-            image.load()
-            if not _is_whole(data, image.format):
-                check.problem = "does not decode (its end is missing or damaged)"
-    except Exception as error:  # Pillow raises whatever the bytes lead it into
-        check.problem = f"does not decode ({error!s:.60})" if check.kind else "not an image"
+            check.orientation = orientation(image)
+    except Exception:  # Pillow raises whatever the bytes lead it into; training has its own decoder
+        check.kind = ""
+    check.problem = undecodable(data)
     return check
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stf_jax.data.layout.checks import examples
 from stf_jax.errors import UserError
+from stf_jax.files import is_leftover
 from stf_jax.prepare.layout import EXTENSIONS, image_name
 
 LAST_NUMBER = re.compile(r"([0-9]{1,18})\.[^.]*$")
@@ -42,8 +43,10 @@ def image_names(tracklet: SourceTracklet, camera_digits: int = 1) -> list[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as the layout's images do; Thumbs.db, say, does not."""
-    return os.path.splitext(name)[1].lower().removeprefix(".") in EXTENSIONS
+    """Whether a file's name ends as the layout's images do, and it is no leftover (`._a.jpg`)."""
+    return (
+        not is_leftover(name) and os.path.splitext(name)[1].lower().removeprefix(".") in EXTENSIONS
+    )
 
 
 def listing_digest(files: Sequence[str], names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ All splits share one folder of images: `partitions_00.pkl` to `partitions_09.pkl
 
 import argparse
 import itertools
+import logging
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -13,10 +14,13 @@ from pathlib import Path
 
 from stf_jax.data.layout.checks import GALLERY, QUERY, examples
 from stf_jax.errors import UserError
+from stf_jax.files import is_leftover, leftovers_note
 from stf_jax.prepare.layout import write_partitions
 from stf_jax.prepare.placing import place_images
 from stf_jax.prepare.published.official_counts import comparison
 from stf_jax.prepare.published.source_tracklets import LAST_NUMBER, SourceTracklet, is_image
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def read_people(
         raise UserError(
             f"{source}: has neither {tried}; give the folder that the data set was unpacked into"
         )
-    people = []
+    people, leftovers = [], []
     for camera, camera_name in enumerate(cameras, 1):
         folder = both / camera_name
         try:
@@ -64,7 +68,7 @@ def read_people(
             ) from None
         below = os.path.relpath(folder, source)
         found = [
-            _read_person(folder / name, f"{below}/{name}", int(match[1]), camera)
+            _read_person(folder / name, f"{below}/{name}", int(match[1]), camera, leftovers)
             for name in inside
             if (match := re.fullmatch(pattern, name))
         ]
@@ -73,12 +77,18 @@ def read_people(
                 f"{folder}: has no folder of a person, such as person001; unpack it again"
             )
         people += found
+    if leftovers:
+        _LOG.warning(leftovers_note(source, leftovers))
     return both, people
 
 
-def _read_person(folder: Path, below: str, person: int, camera: int) -> SourceTracklet:
+def _read_person(
+    folder: Path, below: str, person: int, camera: int, leftovers: list[str]
+) -> SourceTracklet:
     frames = []
-    for name in filter(is_image, sorted(os.listdir(folder))):
+    inside = sorted(os.listdir(folder))
+    leftovers += [f"{below}/{name}" for name in inside if is_leftover(name)]
+    for name in filter(is_image, inside):
         match = LAST_NUMBER.search(name)
         if match is None:
             raise UserError(f"{folder / name}: has no frame number; expected one before the dot")

@@ -1,6 +1,7 @@
 """Frames of a video file, or of a folder of pictures, one at a time and in order."""
 
 import itertools
+import logging
 import os
 import re
 from collections.abc import Generator, Iterator
@@ -11,10 +12,12 @@ import av
 import numpy as np
 from av.error import FFmpegError
 from jaxtyping import UInt8
-from PIL import Image
 
+from stf_jax.data.pictures import PictureError, read_picture
 from stf_jax.errors import UserError
+from stf_jax.files import is_leftover, leftovers_note
 
+_LOG = logging.getLogger(__name__)
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 
@@ -32,6 +35,10 @@ class Video:
 def _numbered_pictures(folder: Path) -> tuple[tuple[Path, ...], int]:
     """Files by the last number in their names, which must count without holes."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_EXTENSIONS]
+    leftovers = [path.name for path in found if is_leftover(path.name)]
+    if leftovers:
+        _LOG.warning(leftovers_note(folder, leftovers))
+        found = [path for path in found if not is_leftover(path.name)]
     if not found:
         raise UserError(f"{folder}: no pictures in it; expected {', '.join(PICTURE_EXTENSIONS)}")
     by_number: dict[int, Path] = {}
@@ -54,9 +61,8 @@ def _numbered_pictures(folder: Path) -> tuple[tuple[Path, ...], int]:
 
 def _read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        return np.asarray(read_picture(path, upright=True))
+    except PictureError as error:
         raise UserError(f"{path}: not a readable picture ({error})") from None
 
 
