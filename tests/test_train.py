@@ -536,7 +536,9 @@ def test_ablation_over_seeds(layout, tmp_path, monkeypatch, capsys) -> None:
     ablate, asked = script("ablate"), []
 
     def scored(config: Config, workdir: Path) -> dict[str, Any]:
-        asked.append((config.seed, config.model.stages, config.model.frame_attention, workdir.name))
+        model = config.model
+        values = model.stages, model.frame_attention, model.stage_attention
+        asked.append((config.seed, values, workdir.name))
         score = 0.1 * len(config.model.stages) + 0.01 * config.seed
         names = ("mAP", "rank-1", "rank-5", "mINP")
         row = {"scores": {name: score + 0.001 * k for k, name in enumerate(names)}}
@@ -550,11 +552,9 @@ def test_ablation_over_seeds(layout, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.argv", ["ablate.py", *argv])
     assert ablate.main() == 0
     assert asked == [
-        (seed, stages, attention, f"{name}-seed{seed}")
+        (seed, values, f"{name}-seed{seed}")
         for seed in (1, 4)
-        for name, (stages, attention, _) in zip(
-            ("late-none", "24-intra"), chosen.values(), strict=True
-        )
+        for name, values in zip(("late-none", "24-intra"), chosen.values(), strict=True)
     ]
     last = capsys.readouterr().out.split("variant")[-1]
     # Means of 0.01 and 0.04 more than the variant's own; the deviation is 0.03 / sqrt(2).
