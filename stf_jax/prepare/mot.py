@@ -25,6 +25,7 @@ partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as
 import argparse
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ from stf_jax.prepare.tracks.split import (
     train_ids_by_share,
 )
 from stf_jax.prepare.tracks.summary import ROLES, Camera, Tracklets, summary, tracklet_table
-from stf_jax.prepare.tracks.track_files import TrackFile, read_tracks
+from stf_jax.prepare.tracks.track_files import BOXES, TrackFile, read_tracks
 from stf_jax.prepare.tracks.video import Video, open_video
 from stf_jax.prepare.tracks.write_crops import too_short, write_images
 from stf_jax.prepare.validation import add_val_share
@@ -51,6 +52,7 @@ from stf_jax.prepare.validation import add_val_share
 TrainIds = Callable[[set[int]], set[int]]
 """All identities -> those that train."""
 _RULES = CutRules()
+LAST_ID = 10**18 - 1  # of a name's first number (`data.layout.names`)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--camera", action="append", required=True, metavar="NUMBER:VIDEO:TRACKS", dest="cameras")
     add("--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")
     add("--first-frame", type=int, choices=(0, 1), default=1, help="in TRACKS (default 1)")
+    add(
+        "--boxes",
+        choices=BOXES,
+        help="columns 3 to 6 of TRACKS: left, top, width, height; left, top, right, bottom; or "
+        "centre, width, height (default: size, and a file that looks like corners is refused)",
+    )
 
     split = parser.add_argument_group("split (one of the first four is required)")
     which = split.add_mutually_exclusive_group(required=True)
@@ -118,7 +126,7 @@ def _rules(args: argparse.Namespace) -> CutRules:
 def parse_camera(text: str) -> tuple[int, Path, Path]:
     """Parses NUMBER:VIDEO:TRACKS; paths with colons are understood where the files exist."""
     number, _, rest = text.partition(":")
-    if not number.isdecimal() or ":" not in rest:
+    if not re.fullmatch("[0-9]+", number) or ":" not in rest:
         raise UserError(f"--camera {text}: expected NUMBER:VIDEO:TRACKS, such as 1:a.mp4:a.txt")
     colons = [place for place, letter in enumerate(rest) if letter == ":"]
     choices = [(Path(rest[:place]), Path(rest[place + 1 :])) for place in colons]
@@ -140,14 +148,17 @@ def _in_folder_numbers(video: Video, tracks: TrackFile) -> TrackFile:
 
 
 def _read_cameras(
-    sources: Iterable[tuple[int, Path, Path]], first_frame: int, rules: CutRules
+    sources: Iterable[tuple[int, Path, Path]],
+    first_frame: int,
+    boxes: str | None,
+    rules: CutRules,
 ) -> list[Camera]:
     cameras: dict[int, Camera] = {}
     for number, video_path, tracks_path in sources:
         if number in cameras:
             text = f"{number}:{video_path}:{tracks_path}"
             raise UserError(f"--camera {text}: camera {number} is given twice")
-        tracks = read_tracks(tracks_path, first_frame=first_frame)
+        tracks = read_tracks(tracks_path, first_frame=first_frame, boxes=boxes)
         video = open_video(video_path)
         tracks = _in_folder_numbers(video, tracks)
         if video.pictures and tracks.frames.max() >= len(video.pictures):
@@ -185,6 +196,11 @@ def _assign(
     source_ids = np.concatenate([c.cut.source_ids for c in cameras])
     tracks = np.concatenate([np.arange(1, len(c.cut.source_ids) + 1) for c in cameras])
     person_ids = source_ids
+    if train_ids is not None and source_ids.max(initial=0) > LAST_ID:
+        raise UserError(
+            f"id {source_ids.max()}: names of images hold identities up to {LAST_ID}; number them "
+            "anew, or pass --unlabelled, which does"
+        )
     given = [camera.number for camera in cameras]
     if train_ids is None:
         pairs = np.stack([numbers, source_ids], axis=1)
@@ -242,6 +258,7 @@ def cut_videos(
     query_cameras: Sequence[int] | None = None,
     rules: CutRules = _RULES,
     first_frame: int = 1,
+    boxes: str | None = None,
     ext: str = "png",
     val_share: float = 0,
 ) -> None:
@@ -260,19 +277,21 @@ def cut_videos(
             without `train_ids`.
         rules: how tracks are cut and which boxes are dropped.
         first_frame: number of a video's first frame in the track files, 0 or 1.
+        boxes: as of `track_files.read_tracks`.
         ext: of the images, png or jpg.
         val_share: as of `layout.write_partitions`.
 
     Raises:
         UserError: bad input, or an output folder that belongs to something else.
     """
-    cameras = _read_cameras(sources, first_frame, rules)
+    cameras = _read_cameras(sources, first_frame, boxes, rules)
     digits = len(str(max(camera.number for camera in cameras)))
     tracklets = _assign(cameras, train_ids, query_cameras, digits, ext)
     receipt = {
         "source": "mot",
         "cameras": [_source_summary(camera) for camera in cameras],
         "first_frame": first_frame,
+        "boxes": boxes,
         "unlabelled": train_ids is None,
         "ext": ext,
         "split": hashlib.sha256(tracklets.roles.astype("<i8").tobytes()).hexdigest(),
@@ -316,6 +335,7 @@ def run(args: argparse.Namespace) -> None:
         query_cameras=None if queries is None else parse_numbers(queries, "--query-cameras"),
         rules=_rules(args),
         first_frame=args.first_frame,
+        boxes=args.boxes,
         ext=args.ext,
         val_share=args.val_share,
     )

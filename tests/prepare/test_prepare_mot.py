@@ -315,3 +315,22 @@ def test_help_has_examples_and_a_split_is_required(two_cameras, capsys):
         run(*two_cameras, "--output", "x")
     assert stopped.value.code == 2
     assert "--train-ids --train-rule --train-fraction --unlabelled" in capsys.readouterr().err
+
+
+def test_ids_that_names_cannot_hold_are_refused_first(tmp_path):
+    video, tracks = tmp_path / "v.mp4", tmp_path / "t.txt"
+    write_video(video, frames_of(2))
+    tracks.write_text("".join(f"{f},1000000000000000000,2,2,20,30,1\n" for f in (1, 2)))
+    options = ("--camera", f"1:{video}:{tracks}", "--output", tmp_path / "out")
+    assert "up to 999999999999999999" in refused(*options, "--train-rule", "none")
+    assert not (tmp_path / "out").exists()
+    run(*options, "--unlabelled")
+    assert {row["source_id"] for row in table(tmp_path / "out")} == {"1000000000000000000"}
+
+
+def test_time_stamps_in_place_of_frames_are_refused(tmp_path):
+    video, tracks = tmp_path / "v.mp4", tmp_path / "t.txt"
+    write_video(video, frames_of(2))
+    tracks.write_text("".join(f"{1700000001000 + f},1,2,2,20,30,1\n" for f in (1, 2)))
+    options = ("--camera", f"1:{video}:{tracks}", "--output", tmp_path / "out", "--unlabelled")
+    assert "v.mp4: has 2 frames, but" in refused(*options)

@@ -27,7 +27,7 @@ def parse_numbers(text: str, what: str) -> list[int]:
         source = " ".join(line.split("#", 1)[0] for line in lines)
     numbers: set[int] = set()
     for part in re.split(r"[\s,]+", source.strip(" \t\r\n,")):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
         if match is None:
             raise UserError(
                 f"{what} {text}: found {part!r}; expected numbers such as 1,3,5-9, or a file"

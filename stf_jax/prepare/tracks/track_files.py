@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from stf_jax.errors import UserError
 from stf_jax.prepare.tracks.formats import other_format
 
 SHOWN_FINDINGS = 5
+BOXES = ("size", "corners", "centre")
+FEW_BOXES = 10  # too few to tell corners from sizes by
+# Python's own float() reads 1_12 as 112, and digits of any script.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_WHOLE = re.compile(r"([+-]?\d{1,20})(\.0*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,16 @@ def _fields(line: str) -> list[str]:
 
 def _number(field: str) -> float:
     """The field's number; NaN where it is none."""
-    try:
-        return float(field)
-    except ValueError:
-        return math.nan
+    return float(field) if _NUMBER.fullmatch(field) else math.nan
+
+
+def _whole(field: str, value: float) -> int | None:
+    """The field's whole number, exactly; None where it is none, or not of 64 bits."""
+    exact = _WHOLE.fullmatch(field)
+    if exact is None and (value != math.floor(value) or abs(value) >= 2**53):
+        return None  # such as 1e+20, of which a float has lost digits
+    found = int(exact[1]) if exact else int(value)
+    return found if -(2**63) <= found < 2**63 else None
 
 
 def _raise_findings(findings: list[str]) -> None:
@@ -55,8 +67,8 @@ def _raise_findings(findings: list[str]) -> None:
         raise UserError("\n".join(findings[:SHOWN_FINDINGS] + more))
 
 
-def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The file as a table [n, columns] of finite float64, and the line number of each row."""
+def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The file as a table [n, columns] of finite float64; frames and ids [n, 2]; lines [n]."""
     if path.is_dir():
         raise UserError(f"{path}: is a folder; expected one file of tracks for the whole video")
     try:
@@ -68,6 +80,7 @@ def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: not a readable text file ({error}); expected UTF-8, which ASCII is, too"
         ) from None
     rows: list[list[float]] = []
+    keys: list[list[int]] = []
     numbers: list[int] = []
     findings: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -95,59 +108,89 @@ def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 f"{len(rows[0])}; fix or remove the line (was the file cut off while written?)"
             )
         else:
+            whole = [_whole(f, value) for f, value in zip(fields[:2], values[:2], strict=True)]
+            for what, field, key in zip(("frame", "id"), fields, whole, strict=False):
+                if key is None:
+                    findings.append(
+                        f"{path}:{number}: {what} {field} is not a whole number of 64 bits"
+                    )
             rows.append(values)
+            keys.append([key or 0 for key in whole])
             numbers.append(number)
     _raise_findings(findings)
     if not rows:
         raise UserError(f"{path}: no tracks in it; expected a line for each box")
-    return np.array(rows), np.array(numbers)
+    return np.array(rows), np.array(keys, np.int64), np.array(numbers)
 
 
 def _check_frames_and_ids(
-    path: Path, table: np.ndarray, lines: np.ndarray, first_frame: int
+    path: Path, keys: np.ndarray, lines: np.ndarray, first_frame: int
 ) -> None:
-    for column, what in ((0, "frame"), (1, "id")):
-        fractional = np.flatnonzero(table[:, column] != np.floor(table[:, column]))
-        _raise_findings(
-            [
-                f"{path}:{lines[row]}: {what} {table[row, column]:g} is not a whole number"
-                for row in fractional
-            ]
-        )
-    early = table[:, 0] < first_frame
+    early = keys[:, 0] < first_frame
     if early.any():
         row = int(np.flatnonzero(early)[0])
-        zero_based = first_frame == 1 and table[:, 0].min() == 0
+        zero_based = first_frame == 1 and keys[:, 0].min() == 0
         hint = (
             "its frames count from 0: pass --first-frame 0"
             if zero_based
             else "frame numbers must not be negative"
         )
         raise UserError(
-            f"{path}:{lines[row]}: frame {table[row, 0]:g}, {int(early.sum())} boxes before "
+            f"{path}:{lines[row]}: frame {keys[row, 0]}, {int(early.sum())} boxes before "
             f"frame {first_frame}, the number of the video's first frame; {hint}"
         )
-    negative = table[:, 1] < 0
+    negative = keys[:, 1] < 0
     if negative.any():
         row = int(np.flatnonzero(negative)[0])
         raise UserError(
-            f"{path}:{lines[row]}: id {table[row, 1]:g}, {int(negative.sum())} of {len(table)} "
+            f"{path}:{lines[row]}: id {keys[row, 1]}, {int(negative.sum())} of {len(keys)} "
             "boxes have a negative id, which marks detections without a track; give the "
             "output of a tracker, not of a detector"
         )
 
 
-def _check_duplicates(path: Path, table: np.ndarray, lines: np.ndarray) -> None:
-    order = np.lexsort((lines, table[:, 0], table[:, 1]))
-    same = np.all(table[order[1:], :2] == table[order[:-1], :2], axis=1)
+def _check_duplicates(path: Path, keys: np.ndarray, lines: np.ndarray) -> None:
+    order = np.lexsort((lines, keys[:, 0], keys[:, 1]))
+    same = np.all(keys[order[1:]] == keys[order[:-1]], axis=1)
     pairs = zip(order[:-1][same], order[1:][same], strict=True)
     _raise_findings(
         [
-            f"{path}:{lines[second]}: id {table[second, 1]:g} is in frame {table[second, 0]:g} "
+            f"{path}:{lines[second]}: id {keys[second, 1]} is in frame {keys[second, 0]} "
             f"twice, the other time in line {lines[first]}; keep one of them"
             for first, second in pairs
         ]
     )
+
+
+def _sizes(path: Path, boxes: np.ndarray, kind: str | None) -> np.ndarray:
+    """Boxes as left, top, width, height; None is these, unless they look like corners."""
+    right_of_left = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    if kind is None and right_of_left.all() and len(boxes) >= FEW_BOXES:
+        raise UserError(
+            f"{path}: columns 5 and 6 are above columns 3 and 4 in all {len(boxes)} boxes, as in "
+            "corners (left, top, right, bottom); pass --boxes corners, or --boxes size where they "
+            "are left, top, width, height"
+        )
+    if kind == "corners":
+        if not right_of_left.all():
+            row = int(np.flatnonzero(~right_of_left)[0])
+            raise UserError(
+                f"{path}: the box {boxes[row].tolist()} has no corners left, top, right, bottom; "
+                "leave out --boxes corners"
+            )
+        return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    if kind == "centre":
+        return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
+    return boxes
+
+
+def _is_visdrone(table: np.ndarray) -> bool:
+    """Ten columns that end in a flag, a class 0 to 11, a flag and an occlusion 0 to 2."""
+    if table.shape[1] != 10 or not table[:, 9].any():
+        return False
+    limits = np.array([1, 11, 1, 2])
+    last = table[:, 6:]
+    return bool(((last == np.floor(last)) & (last >= 0) & (last <= limits)).all())
 
 
 def _classes_and_visibilities(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +218,9 @@ def _classes_and_visibilities(table: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return classes, visibilities
 
 
-def read_tracks(path: str | os.PathLike[str], *, first_frame: int = 1) -> TrackFile:
+def read_tracks(
+    path: str | os.PathLike[str], *, first_frame: int = 1, boxes: str | None = None
+) -> TrackFile:
     """Reads one track file.
 
     Accepted: commas or white space between the columns, spaces and a comma at a line's end, blank
@@ -197,31 +242,41 @@ def read_tracks(path: str | os.PathLike[str], *, first_frame: int = 1) -> TrackF
     Args:
         path: the file, UTF-8.
         first_frame: number that the file gives to the first frame of the video, 0 or 1.
+        boxes: what columns 3 to 6 are: "size" (left, top, width, height), "corners" (left, top,
+            right, bottom) or "centre" (of the box, then width, height). None is "size", but a file
+            that looks like corners is refused.
 
     Raises:
-        UserError: with file and line: fields that are not finite numbers, a wrong or changing
+        UserError: with file and line: fields that are not finite numbers, frames and ids that are
+            not whole numbers of 64 bits (signed), a wrong or changing
             number of columns, frames before `first_frame`, negative ids (detections), an id
             twice in one frame; an empty or missing file.
 
     Source: https://motchallenge.net/instructions/
     """
     path = Path(path)
-    table, lines = _read_numbers(path)
-    _check_frames_and_ids(path, table, lines, first_frame)
-    _check_duplicates(path, table, lines)
+    table, keys, lines = _read_numbers(path)
+    _check_frames_and_ids(path, keys, lines, first_frame)
+    _check_duplicates(path, keys, lines)
+    sizes = _sizes(path, table[:, 2:6], boxes)
+    if _is_visdrone(table):
+        raise UserError(
+            f"{path}: is in VisDrone's format, whose columns 9 and 10 are truncation and "
+            "occlusion, not a visibility; cut them off, and choose people with --classes 1,2"
+        )
     classes, visibilities = _classes_and_visibilities(table)
     confidences = table[:, 6] if table.shape[1] > 6 else np.full(len(table), np.nan)
     ignored = (confidences == 0) & np.isfinite(visibilities)
     if ignored.all():
         raise UserError(f"{path}: all {len(table)} boxes are flagged as not to be considered")
-    order = np.lexsort((table[:, 0], table[:, 1]))
+    order = np.lexsort((keys[:, 0], keys[:, 1]))
     order = order[~ignored[order]]
     return TrackFile(
         path=path,
         first_frame=first_frame,
-        ids=table[order, 1].astype(np.int64),
-        frames=table[order, 0].astype(np.int64) - first_frame,
-        boxes=table[order, 2:6],
+        ids=keys[order, 1],
+        frames=keys[order, 0] - first_frame,
+        boxes=sizes[order],
         confidences=confidences[order],
         classes=classes[order],
         visibilities=visibilities[order],

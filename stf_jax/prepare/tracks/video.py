@@ -130,13 +130,13 @@ def read_frames(
     """
     if not len(wanted):
         return
-    last = int(wanted[-1])
-    needed = np.zeros(last + 1, bool)
-    needed[wanted] = True
+    needed, last = iter([*wanted.tolist(), -1]), int(wanted[-1])
+    following = next(needed)
     sources = video.pictures or _decode(video.path)
     for number, source in enumerate(sources):
         pixels = None
-        if needed[number]:
+        if number == following:
+            following = next(needed)
             pixels = _read_picture(source) if isinstance(source, Path) else _upright(source)
             if pixels.shape[:2] != (video.height, video.width):
                 raise UserError(

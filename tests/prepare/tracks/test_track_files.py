@@ -1,7 +1,12 @@
 """Track files in the variants that trackers write: one table, or refused with file and line."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stf_jax.errors import UserError
 from stf_jax.prepare.tracks.track_files import read_tracks
@@ -150,3 +155,80 @@ def test_refused_files(write, tmp_path):
     assert "not a readable text file" in refused(write(b"\xff\xfe\x00\x01"))
     assert "is a folder; expected one file of tracks" in refused(tmp_path)
     assert "all 1 boxes are flagged" in refused(write("1,1,9,4,9,10,0,7,1\n"))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 2**63 - 1), st.integers(0, 2**63 - 1)),
+        min_size=1,
+        max_size=9,
+        unique=True,
+    ),
+    st.sampled_from(["{}", "{}.0", "+{}", "{}."]),
+)
+def test_frames_and_ids_are_exact(pairs, form):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tracks.txt"
+        keys = [f"{form.format(frame)},{form.format(who)}" for frame, who in pairs]
+        path.write_text("".join(f"{key},9,9,3,4,1,-1,-1,-1\n" for key in keys))
+        found = read_tracks(path)
+    expected = sorted((who, frame - 1) for frame, who in pairs)
+    assert list(zip(found.ids.tolist(), found.frames.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("1,9223372036854775808", "id 9223372036854775808 is not a whole number of 64 bits"),
+        ("1,18446744073709551616", "id 18446744073709551616 is not a whole number"),
+        ("1,1e20", "id 1e20 is not a whole number"),
+        ("1,1.5", "id 1.5 is not a whole number"),
+        ("1,1_12", "'1_12' is not a finite number"),
+        ("1,\u0661\u0662", "is not a finite number"),
+        ("1,0x1", "'0x1' is not a finite number"),
+        ("1,infinity", "'infinity' is not a finite number"),
+    ],
+)
+def test_ids_that_are_not_exact_are_refused(write, key, words):
+    assert words in refused(write(f"{key},1,1,3,4,1,-1,-1,-1\n"))
+
+
+def test_large_numbers_are_whole_in_messages(write):
+    twice = "1000000,5302428712241725441,1,2,3,4\n" * 2
+    assert "id 5302428712241725441 is in frame 1000000 twice" in refused(write(twice))
+
+
+def boxes(rows):
+    return "".join(f"{k + 1},1,{','.join(map(str, row))},1\n" for k, row in enumerate(rows))
+
+
+def test_corners_are_recognised_and_read_where_they_are_said_to_be(write):
+    corners = [(40 + k, 60, 80 + k, 160) for k in range(12)]
+    path = write(boxes(corners))
+    assert "pass --boxes corners, or --boxes size" in refused(path)
+    found = read_tracks(path, boxes="corners").boxes
+    np.testing.assert_array_equal(found, [(40 + k, 60, 40, 100) for k in range(12)])
+    np.testing.assert_array_equal(read_tracks(path, boxes="size").boxes, corners)
+    # One box that cannot be corners shows that none is.
+    sizes = write(boxes([*corners, (300, 200, 50, 120)]))
+    np.testing.assert_array_equal(read_tracks(sizes).boxes, [*corners, (300, 200, 50, 120)])
+    assert "has no corners" in refused(sizes, boxes="corners")
+
+
+def test_centres_are_read_where_they_are_said_to_be(write):
+    path = write(boxes([(60, 110, 40, 100)]))
+    np.testing.assert_array_equal(read_tracks(path, boxes="centre").boxes, [(40, 60, 40, 100)])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 2001 2 480 640 WSV:2d;1O10000O1\n", "is in MOTS's format"),
+        ("1 2001 2 480 640 WSV2d1O10000O1\n", "is in MOTS's format"),
+        ("<?xml version='1.0'?>\n", "is XML"),
+        ("0,1,7,10,20,30,40,person\n", "is in DarkLabel's format"),
+        ("1,1,5,6,3,4,1,1,0,1\n2,1,5,6,3,4,0,0,1,2\n", "is in VisDrone's format"),
+    ],
+)
+def test_other_formats_are_named(write, text, words):
+    assert words in refused(write(text))
