@@ -139,6 +139,18 @@ def test_one_camera_people_are_distractors(two_cameras, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "distractors: 1 gallery tracklets of 1 identities" in printed
     assert "no queries" not in printed
+    rows = [line.split() for line in printed.splitlines()]
+    assert rows[rows.index(["camera", "identities", "tracklets", "pictures"]) + 1 :][:9] == [
+        ["train", "1", "3", "4", "48"],
+        ["train", "2", "3", "3", "36"],
+        ["train", "all", "3", "7", "84"],
+        ["query", "1", "1", "1", "20"],
+        ["query", "2", "1", "1", "12"],
+        ["query", "all", "1", "2", "32"],
+        ["gallery", "2", "1", "1", "12"],
+        ["gallery", "all", "1", "1", "12"],
+        ["all", "all", "5", "10", "128"],
+    ]
     run(*two_cameras, "--train-ids", "1-4", "--query-cameras", "2", "--output", tmp_path / "none")
     assert [r["role"] for r in table(tmp_path / "none") if r["source_id"] == "5"] == ["gallery"]
     assert "no queries: no test identity is in a query camera" in capsys.readouterr().out
