@@ -221,6 +221,29 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
         ("write_matches", Path("out"), "matches", {"title": "q among g"}),
     ]
 
+    calls.clear()
+    match = ["--mode", "match", "--workdir", "w", "--output", "out"]
+    match += ["--query", "q.npz", "--gallery", "g.npz", "--config", str(CONFIGS / "mars.py")]
+    main(match)
+    chosen = SimpleNamespace(num_tracklets=1, camera=None)
+    assert calls[:-1] == [
+        ("select_camera", "q.npz", None, "--query-camera"),
+        ("select_camera", "g.npz", None, "--gallery-camera"),
+        ("match_tracklets", chosen, chosen, {"top": 10, "calibration": None}),
+    ]
+    calls.clear()
+    monkeypatch.setattr("stf_jax.hosts.initialize_arguments", lambda *given: calls.append(given))
+    hosts = ["--coordinator", "h:1", "--num-processes", "2", "--process-id", "1"]
+    main(["--mode", "evaluate", *common, *hosts])
+    assert calls[0] == ("h:1", 2, 1, False)
+
+
+def test_a_mode_that_there_is_not_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--mode", "evalute", "--config", str(CONFIGS / "mars.py"), "--workdir", "w"])
+    assert ended.value.code == 2
+    assert "invalid choice: 'evalute'" in capsys.readouterr().err
+
 
 def test_code_that_needs_no_tensorflow_does_not_import_it() -> None:
     code = (

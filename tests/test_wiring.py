@@ -5,6 +5,7 @@ extraction are traced, not computed; functions on the way are recorded with thei
 """
 
 import inspect
+import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -460,6 +461,22 @@ def test_a_run_that_goes_on_keeps_every_key_that_it_learns_by(tmp_path: Path) ->
         else:
             with pytest.raises(UserError, match=rf"config\.{re.escape(key)} was "):
                 train.begin_run(workdir, config, table)
+
+
+def test_a_run_that_goes_on_tells_of_other_devices(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Than those of its last start."""
+    make_layout(tmp_path / "set")
+    table = load_layout(tmp_path / "set", "other.pkl").train
+    assert table is not None
+    train.begin_run(tmp_path, Config(), table)
+    here = str(jax.device_count())
+    for before, told in ((["7", here], False), ([here, "7"], True)):
+        starts = json.dumps([{"devices": count} for count in before])
+        (tmp_path / "versions.json").write_text(starts)
+        train.begin_run(tmp_path, Config(), table)
+        assert (f"note: on {here} devices now, on 7 before" in capsys.readouterr().err) is told
 
 
 def test_the_best_is_chosen_among_scores_by_the_same_rules() -> None:

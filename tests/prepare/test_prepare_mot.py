@@ -136,7 +136,24 @@ def test_one_camera_people_are_distractors(two_cameras, tmp_path, capsys):
     roles = {(r["source_id"], r["camera"]): r["role"] for r in table(out)}
     assert roles["4", "1"] == roles["4", "2"] == "query"
     assert roles["5", "2"] == "gallery"
-    assert "distractors: 1 gallery tracklets of 1 identities" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "distractors: 1 gallery tracklets of 1 identities" in printed
+    assert "no queries" not in printed
+    rows = [line.split() for line in printed.splitlines()]
+    assert rows[rows.index(["camera", "identities", "tracklets", "pictures"]) + 1 :][:9] == [
+        ["train", "1", "3", "4", "48"],
+        ["train", "2", "3", "3", "36"],
+        ["train", "all", "3", "7", "84"],
+        ["query", "1", "1", "1", "20"],
+        ["query", "2", "1", "1", "12"],
+        ["query", "all", "1", "2", "32"],
+        ["gallery", "2", "1", "1", "12"],
+        ["gallery", "all", "1", "1", "12"],
+        ["all", "all", "5", "10", "128"],
+    ]
+    run(*two_cameras, "--train-ids", "1-4", "--query-cameras", "2", "--output", tmp_path / "none")
+    assert [r["role"] for r in table(tmp_path / "none") if r["source_id"] == "5"] == ["gallery"]
+    assert "no queries: no test identity is in a query camera" in capsys.readouterr().out
 
 
 def test_unlabelled_ids_never_meet(two_cameras, tmp_path, capsys):
@@ -203,6 +220,14 @@ def test_goes_on_where_it_was_stopped(two_cameras, tmp_path, monkeypatch, ext):
     assert not written
     assert contents(broken) == contents(whole)
 
+    # While an image that was lost is written again the folder is not complete.
+    next((broken / "images").iterdir()).unlink()
+    monkeypatch.undo()
+    monkeypatch.setattr(mot_write, "_save", lambda pixels, path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(*options, "--output", broken)
+    assert not (broken / "partitions.pkl").exists()
+
 
 def test_foreign_output_is_refused(two_cameras, tmp_path):
     out = tmp_path / "out"
@@ -230,14 +255,14 @@ def test_foreign_output_is_refused(two_cameras, tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "video"])
 def test_a_video_shorter_than_its_tracks(tmp_path, kind):
-    (write_folder if kind == "folder" else write_video)(tmp_path / "v.mkv", frames_of(5))
+    (write_folder if kind == "folder" else write_video)(tmp_path / "v.mkv", frames_of(6))
     write_tracks(tmp_path / "t.txt", [(1, f) for f in range(1, 8)])
     camera = f"1:{tmp_path / 'v.mkv'}:{tmp_path / 't.txt'}"
     # The last tracks give no picture here; the count is checked all the same.
     for options in ((), ("--stride", 9)):
         out = tmp_path / f"out{len(options)}"
         message = refused("--camera", camera, "--train-rule", "all", *options, "--output", out)
-        assert f"{tmp_path / 'v.mkv'}: has 5 frames" in message
+        assert f"{tmp_path / 'v.mkv'}: has 6 frames" in message
         assert "t.txt needs 7 (its last frame is 7, counted from 1)" in message
         assert not (out / "partitions.pkl").exists()
 

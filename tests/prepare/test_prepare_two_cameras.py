@@ -9,6 +9,7 @@ from stf_jax.data.layout.partitions import GALLERY, QUERY, load_layout
 from stf_jax.errors import UserError
 from stf_jax.prepare import ilids_vid, prid2011
 from stf_jax.prepare.published import official_counts, two_cameras
+from stf_jax.prepare.published.source_tracklets import SourceTracklet
 
 
 def run(module, source, output, *options):
@@ -132,6 +133,24 @@ def test_bad_ilids_is_one_line_and_leaves_nothing(ilids, tmp_path, damage, messa
         run(ilids_vid, source, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_counts_of_halves_that_are_unlike():
+    tracklets = [
+        SourceTracklet(person, camera, 1, ("a",) * person, tuple(range(person)))
+        for person in (2, 3, 4)
+        for camera in (1, 2)
+    ]
+    expected = {"identities": 3, "tracklets": 6, "frames": 18, "shortest": 2, "longest": 4}
+    splits = [two_cameras.Split((2,), (3, 4)), two_cameras.Split((3,), (2, 4))]
+    assert two_cameras.counts(tracklets, splits) == expected | {
+        "splits": 2,
+        "train identities of a split": 1,
+        "query tracklets of a split": 2,
+        "gallery tracklets of a split": 2,
+    }
+    splits.append(two_cameras.Split((2, 3), (4,)))
+    assert two_cameras.counts(tracklets, splits) == expected | {"splits": 3}
 
 
 def test_prid_takes_the_178_people_of_its_splits(tmp_path, capsys):

@@ -1,14 +1,17 @@
 """Extraction against a plain loop over tracklets and chunks, with a hand-written model."""
 
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.partitions import TrackletTable
 from stf_jax.data.sampling import Plan, evaluation_plan
-from stf_jax.evaluation.features.extract import extract_features
+from stf_jax.evaluation.features.extract import extract_features, extract_step
+from stf_jax.models import TemporalFusionNet, TemporalFusionOutput
 
 LENGTHS = (1, 4, 5, 9, 13, 3)
 CHUNK = 4
@@ -113,3 +116,30 @@ def test_a_missing_batch_is_an_error() -> None:
     short = list(batches_of(plan))[:-1]
     with pytest.raises(RuntimeError, match="planned batches"):
         extract_features(step, None, short, plan, table.num_tracklets, table.num_frames)
+
+
+class Marked(TemporalFusionNet):
+    """Features are the red of the leftmost column; the kinds of weights are told apart."""
+
+    def setup(self) -> None:
+        """No parts."""
+
+    def packed(self, frames, tracklet, slot, *, num_tracklets, num_slots, train=False):
+        assert not train
+        left = frames[:, 0, 0, 0][:, None, None]
+        weights = [jnp.full((num_tracklets, num_slots), k) for k in (1.0, 2.0, 3.0)]
+        stages: Any = [None] * 2
+        return TemporalFusionOutput(left, None, *weights, *stages)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_step_gives_each_kind_of_weights_its_name(flip: bool) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 3), np.uint8)
+    index = np.arange(3, dtype=np.int32)
+    batch = PackedBatch(images, index, 0 * index, index, index)
+    found = extract_step({}, batch, model=Marked(num_classes=0), num_slots=CHUNK, flip=flip)
+    red = (images[:, 0, :, 0] / 255 - 0.486) / 0.229  # the reference's statistics
+    expected = (red[:, 0] + red[:, -1]) / 2 if flip else red[:, 0]
+    np.testing.assert_allclose(found["features"][:, 0], expected, rtol=1e-5)
+    for name, value in (("intra_weights", 1), ("inter_weights", 2), ("frame_weights", 3)):
+        np.testing.assert_array_equal(found[name], np.full((3, CHUNK), value), name)

@@ -1,5 +1,8 @@
 """Which settings of a run make features unlike."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from stf_jax.config import Config, changed
@@ -32,3 +35,19 @@ from stf_jax.evaluation.features.origin import feature_origin
 def test_what_changes_a_feature_enters(key: str, value: object, enters: bool) -> None:
     plain, other = Config(), changed(Config(), {key: value})
     assert (feature_origin(plain, "0", 1) != feature_origin(other, "0", 1)) == enters
+
+
+def test_settings_have_their_own_places() -> None:
+    values = {"distance": "cosine", "flip": True, "chunk": 10, "chunk_weighting": "frames"}
+    config = changed(Config(), {f"evaluation.{name}": value for name, value in values.items()})
+    found = asdict(feature_origin(config, "digest", 3))
+    settings = json.loads(found.pop("settings"))
+    assert found == {
+        "weights_digest": "digest",
+        "step": 3,
+        "metric": "cosine",
+        "flip": True,
+        "chunk": 10,
+        "chunk_weighting": "frames",
+    }
+    assert (settings["data.height"], settings["data.width"]) == (384, 128)

@@ -176,6 +176,11 @@ def test_each_dropped_box_is_counted_once_by_its_first_reason():
     assert cut.frames.tolist() == [0, 3, 6, 9]
 
 
+def test_boxes_of_a_few_pixels_are_boxes():
+    cut = cut_tracklets(track_file([(1, 0, (0, 0, 1, 3))]), CutRules(), **SIZE)
+    assert cut.crops.tolist() == [[0, 0, 1, 3]]
+
+
 @pytest.mark.parametrize(
     ("rows", "rules", "words"),
     [

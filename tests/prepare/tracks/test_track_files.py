@@ -124,6 +124,8 @@ def test_frames_from_zero(write):
         ("0 0.481 0.634 0.043 0.32 3\n", 1, "looks like YOLO labels of one frame"),
         ("0 0.481 0.634 0.043 0.32 0.91 3\n", 1, "looks like YOLO labels of one frame"),
         ("0 0.481 0.634 0.043 0.32\n", 1, "looks like YOLO labels of one frame"),
+        ("0 1 1 1 0.32\n", 1, "looks like YOLO labels of one frame"),
+        ("0 0.481 0.634 0.043 3\n", 1, "5 columns"),
         ("1;1;1;2;3;4\n", 1, "has semicolons"),
         ('[{"image_id": 1, "bbox": [1, 2, 3, 4]}]\n', 1, "is JSON"),
         ("1,1,1,2,3\n", 1, "5 columns"),
