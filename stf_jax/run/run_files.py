@@ -69,7 +69,7 @@ def read_run_files(workdir: str | os.PathLike[str]) -> RunFiles | None:
     labels = _read_json(workdir / LABELS_FILE)
     try:
         by_person = {int(person): int(label) for person, label in labels.items()}
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         where = workdir / LABELS_FILE
         raise UserError(f"{where}: {error}; expected person ids mapped to labels") from error
     starts = _read_json(workdir / VERSIONS_FILE, list | dict)
@@ -88,7 +88,12 @@ def run_config(workdir: str | os.PathLike[str]) -> Config:
     if stored is None:
         raise UserError(f"{workdir}: no run has begun there; expected a trained one, or --config")
     try:
-        return from_json(stored.config, num_devices=int(stored.starts[0].get("devices", 1)))
+        num_devices = int(stored.starts[0].get("devices", 1))
+    except (AttributeError, TypeError, ValueError) as error:
+        where = Path(workdir) / VERSIONS_FILE
+        raise UserError(f"{where}: {error}; expected what training wrote") from error
+    try:
+        return from_json(stored.config, num_devices=num_devices)
     except UserError as error:
         path = Path(workdir) / CONFIG_FILE
         raise UserError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from error

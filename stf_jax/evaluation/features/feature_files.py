@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +126,9 @@ def read_features(path: Path) -> FeatureSet:
                 raise UserError(f"{path}: lacks {', '.join(missing)}; {hint}")
             values = {name: file[name] for name in wanted}
             origin = FeatureOrigin(**{name: file[name].item() for name in of_origin})
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of zipfile, zlib and numpy: whatever the bytes lead them into
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a complete .npz file ({reason}); {hint}") from error
     values |= {"image_dir": str(values["image_dir"]), "origin": origin}

@@ -13,6 +13,9 @@ from stf_jax.errors import UserError
 TRAIN_RULES = ("odd", "even", "all", "none")
 
 
+MOST = 1_000_000  # numbers of one range
+
+
 def parse_numbers(text: str, what: str) -> list[int]:
     """Whole numbers from `1,3,5-9`, or from a file of them (white space or commas, `#` comments).
 
@@ -23,7 +26,10 @@ def parse_numbers(text: str, what: str) -> list[int]:
     """
     source = text
     if Path(text).is_file():
-        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{what} {text}: not a readable text file ({error})") from None
         source = " ".join(line.split("#", 1)[0] for line in lines)
     numbers: set[int] = set()
     for part in re.split(r"[\s,]+", source.strip(" \t\r\n,")):
@@ -35,6 +41,10 @@ def parse_numbers(text: str, what: str) -> list[int]:
         low, high = int(match[1]), int(match[2] or match[1])
         if low > high:
             raise UserError(f"{what} {text}: {part!r} counts down; expected {high}-{low}")
+        if high - low >= MOST:
+            raise UserError(
+                f"{what} {text}: {part!r} are more than {MOST:,} numbers; expected less"
+            )
         numbers.update(range(low, high + 1))
     return sorted(numbers)
 
