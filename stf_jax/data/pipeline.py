@@ -286,11 +286,11 @@ class _Images:
             return _first_line(reason), False
         return undecodable(contents), True
 
-    def unreadable(self, index: int, reason: str) -> UserError:
+    def unreadable(self, index: int, reason: str, was_read: bool) -> UserError:
+        skip = ", or set data.on_corrupt to 'skip'" if was_read else ""  # which is for these only
         return UserError(
             f"{self.path(index)}: cannot be read ({reason}); expected a whole PNG or JPEG; replace "
-            "it, drop it with `python -m stf_jax.prepare verify --fix`, or set data.on_corrupt to "
-            "'skip'"
+            f"it, or drop it with `python -m stf_jax.prepare verify --fix`{skip}"
         )
 
     def changing(self) -> UserError:
@@ -313,9 +313,9 @@ def _explained(
         except tf.errors.OpError:
             # Blocks come in order: the image is in the next one.
             for index in range(start, min(start + _BLOCK, len(images.names))):
-                reason, _ = images.failure(index)
+                reason, was_read = images.failure(index)
                 if reason:
-                    raise images.unreadable(index, reason) from None
+                    raise images.unreadable(index, reason, was_read) from None
             raise images.changing() from None
         start += len(block[0])
         yield block
@@ -376,7 +376,7 @@ def _steps(
             if not reason:
                 raise files.changing()
             if not was_read:
-                raise files.unreadable(lost, reason)
+                raise files.unreadable(lost, reason, was_read)
             skipped += 1
             if skipped <= _NAMED:
                 _LOG.warning("%s: cannot be decoded, left out", files.path(lost))
