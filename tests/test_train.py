@@ -369,8 +369,8 @@ def test_training_starts_from_random_weights_and_from_files(
         for group in ("params", "batch_stats"):
             expected = {**random[group], "backbone": theirs[group]["backbone"]}
             assert_same(started[0][group], expected)
-        assert "re-initialised: classifier, the file has none" in said
-        assert "not used: fc.weight, the ImageNet classifier" in said
+        assert "classifier (the file has none)" in said
+        assert "fc.weight (ImageNet classifier)" in said
     else:
         assert_same(started[0], theirs)
         assert "re-initialised" not in said

@@ -4,9 +4,11 @@ Nothing that is read can run code: .npz without pickles, .pth with PyTorch's `we
 """
 
 import importlib
+import io
+import logging
 import os
+import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,27 +20,54 @@ import safetensors.numpy
 
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
+from stf_jax.models.weights.torch_names import group_of, reference_name
+
+_log = logging.getLogger(__name__)
 
 FORMATS = (".safetensors", ".npz", ".pth")
-_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".th")
-# Under these names a checkpoint keeps the model's state dict among other things.
-_WRAPPERS = ("state_dict", "state_dicts", "model_state_dict", "model")
+_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".th", ".ckpt")
+# Under one of these names a checkpoint keeps the model's state dict, by convention.
+_WRAPPERS = ("state_dict", "state_dicts[0]", "model_state_dict", "model", "net")
+
+
+class _Unread:
+    """In place of what is beside the weights: takes what the file gives it, does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+_BESIDE = [
+    type(name, (_Unread,), {"__module__": module})
+    for module, names in {
+        "numpy": ("dtype", "ndarray"),
+        "numpy.core.multiarray": ("scalar", "_reconstruct"),
+        "numpy._core.multiarray": ("scalar", "_reconstruct"),
+        "argparse": ("Namespace",),
+    }.items()
+    for name in names
+]
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read all tensors of a file, in the file's order; dtypes as stored.
 
-    The format goes by the suffix: .safetensors, .npz, or .pth (.pt, .bin, .tar, .th), which
-    needs PyTorch. A .pth may hold the state dict itself or, as training scripts save it, a dict
-    with the state dict under `state_dict`, `model_state_dict` or `model`, or a list of state dicts
-    under `state_dicts`, the model's first.
+    The format goes by the suffix: .safetensors, .npz, or .pth (.pt, .bin, .tar, .th, .ckpt, also
+    with a number as in .tar-60), which needs PyTorch. A .pth may hold the state dict itself or, as
+    training scripts save it, dicts and lists with the state dict somewhere in them: the one with
+    the most tensors of the model's names counts, of equals the one under a usual name
+    (`state_dict`, `model`, ...). Whatever is no tensor is left out.
 
-    Raises UserError: no such file, unknown suffix, damaged or unsafe content, no PyTorch.
+    Raises UserError: no such file, unknown suffix, damaged or unsafe content, several state dicts
+    alike, tensors that are sparse, quantised or float8, no PyTorch.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected weights as {', '.join(FORMATS)}")
-    suffix = path.suffix.lower()
+    suffix = re.sub(r"-\d+$", "", path.suffix.lower())
     if suffix == ".safetensors":
         return _read_safetensors(path)
     if suffix == ".npz":
@@ -72,24 +101,52 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
                 _write_torch(path, temporary, arrays)
             os.chmod(temporary, 0o644)  # safetensors lets only the owner read
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each writer has its own
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise UserError(f"{path}: cannot be written ({reason}); name another") from None
+        raise UserError(f"{path}: cannot be written ({_reason(error)}); name another") from None
+
+
+def _reason(error: Exception) -> str:
+    """The one sentence of an error's text that tells what is wrong."""
+    text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+    if found := re.search(r"\bGLOBAL ([\w.]+)", text):
+        return f"it holds {found[1]}, which is not read"
+    return re.split(r"\. |\n", text)[0][:200] or type(error).__name__
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
+        with safetensors.safe_open(path, "np") as file:
+            dtypes = {name: file.get_slice(name).get_dtype() for name in list(file.keys())}
+        for name, dtype in dtypes.items():
+            if dtype.startswith(("F8", "F6_", "F4")):
+                raise UserError(f"{path}: found {name} as {dtype}, expected plain numbers")
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a readable .safetensors file: {error}") from error
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a readable .safetensors file: {_reason(error)}") from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    found, name = {}, "archive"
     try:
-        # Opened here, as np.load leaves a damaged file open.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return dict(archive)
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a readable .npz file of plain arrays: {error}") from error
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                found[name.removesuffix(".npy")] = _npy(archive.read(name))
+    except Exception as error:  # of zip, of its compressions, of headers in Python's syntax
+        raise UserError(
+            f"{path}: not a readable .npz file of plain arrays: {name!r}: {_reason(error)}"
+        ) from error
+    return found
+
+
+def _npy(content: bytes) -> np.ndarray:
+    """The array of an .npy file; np.load takes memory for any shape, whatever is there."""
+    stream = io.BytesIO(content)
+    first = np.lib.format.read_magic(stream) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.kind not in "biufc":
+        raise ValueError(f"found {dtype}, expected numbers")
+    flat = np.frombuffer(content[stream.tell() :], dtype)
+    return flat.reshape(shape, order="F" if fortran else "C")
 
 
 def _write_npz(path: Path, temporary: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -102,53 +159,100 @@ def _write_npz(path: Path, temporary: Path, arrays: dict[str, np.ndarray]) -> No
 
 def _torch(path: Path) -> Any:
     try:
-        return importlib.import_module("torch")
+        torch = importlib.import_module("torch")
     except ImportError as error:
         raise UserError(
             f"{path}: found a PyTorch file, which needs PyTorch: pip install 'stf-jax[convert]', "
             "or where PyTorch is installed run "
             f"python -m stf_jax.models.weights convert {path.name} {path.stem}.safetensors"
         ) from error
+    if torch.__version__ < "2.6":
+        raise UserError(
+            f"{path}: found PyTorch {torch.__version__}, where a file can run code; expected 2.6 "
+            "or later: pip install -U torch"
+        )
+    return torch
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     torch = _torch(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as stream:
+            zipped = stream.read(4) == b"PK\3\4"
+        if zipped:
+            # PyTorch checks neither checksums nor whether a tensor's bytes are as many as it has.
+            with zipfile.ZipFile(path) as archive:
+                if any(e.compress_type for e in archive.infolist() if "/data/" in e.filename):
+                    raise ValueError("its data are compressed")
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} is damaged")
+        with torch.serialization.safe_globals(_BESIDE):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # the unpickler's and the archive's errors have no common base
-        reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{path}: not a PyTorch file of plain tensors ({type(error).__name__}: {reason}); "
-            "expected what torch.save(model.state_dict(), ...) writes"
+            f"{path}: not a PyTorch file of plain tensors ({_reason(error)}); expected what "
+            "torch.save(model.state_dict(), ...) writes"
         ) from error
-    return {name: _from_torch(torch, tensor) for name, tensor in _state_dict(path, content).items()}
+    tensors = _state_dict(path, content)
+    return {name: _from_torch(torch, path, name, tensor) for name, tensor in tensors.items()}
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Any]:
     """The mapping of names to tensors somewhere in a checkpoint's `content`."""
-    while True:
-        if isinstance(content, list | tuple) and content:
-            content = content[0]
+    found, seen, parts = {}, set(), [("", content)]
+    for place, part in parts:  # which grows
+        if id(part) in seen:
             continue
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: found a {type(content).__name__}, expected a state dict")
-        if content and all(hasattr(value, "detach") for value in content.values()):
-            return content
-        wrapper = next((key for key in _WRAPPERS if key in content), None)
-        if wrapper is None:
-            keys = ", ".join(str(key) for key in list(content)[:8]) or "nothing"
-            raise UserError(
-                f"{path}: found {keys}, expected tensors by name, or them under one of "
-                f"{', '.join(_WRAPPERS)}"
-            )
-        content = content[wrapper]
+        seen.add(id(part))
+        if isinstance(part, dict):
+            tensors = {n: t for n, t in part.items() if isinstance(n, str) and hasattr(t, "detach")}
+            if tensors:
+                found[place] = tensors
+            parts += [(f"{place}.{n}".strip("."), t) for n, t in part.items() if isinstance(n, str)]
+        elif isinstance(part, list | tuple):
+            parts += [(f"{place}[{i}]", t) for i, t in enumerate(part)]
+    if not found:
+        items = content.items() if isinstance(content, dict) else ()
+        kinds = [f"{n} ({type(t).__name__})" for n, t in items]
+        raise UserError(
+            f"{path}: found {', '.join(kinds[:8]) or f'a {type(content).__name__}'}, expected "
+            f"tensors by name, alone or under a name such as {', '.join(_WRAPPERS)}"
+        )
+    sizes = {p: sum(map(_is_of_model, tensors)) for p, tensors in found.items()}
+    if not any(sizes.values()):
+        sizes = {p: len(tensors) for p, tensors in found.items()}
+    largest = [p for p in found if sizes[p] == max(sizes.values())]
+    usual = [p for w in _WRAPPERS for p in largest if p.rpartition(".")[2] == w]
+    if len(largest) > 1 and not usual:
+        raise UserError(
+            f"{path}: found {sizes[largest[0]]} tensors under each of {', '.join(largest)}, "
+            "expected one state dict: save the one to use in a file of its own"
+        )
+    taken = (usual or largest)[0]
+    if others := [p or "the top" for p in found if p != taken and sizes[p]]:
+        _log.warning(
+            "%s: tensors read from %s, not from %s", path, taken or "the top", ", ".join(others)
+        )
+    return found[taken]
 
 
-def _from_torch(torch: Any, tensor: Any) -> np.ndarray:
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+def _is_of_model(name: str) -> bool:
+    return group_of(reference_name(name)) is not None
+
+
+def _from_torch(torch: Any, path: Path, name: str, tensor: Any) -> np.ndarray:
+    try:
+        if tensor.numel() * tensor.element_size() > path.stat().st_size:
+            raise ValueError("one stored number stands for many")
+        tensor = tensor.detach().contiguous()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: found {name} {tuple(tensor.shape)} as {tensor.layout} of {tensor.dtype}, "
+            "expected tensors stored in full, not sparse, quantised or float8"
+        ) from error
 
 
 def _write_torch(path: Path, temporary: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -33,25 +33,31 @@ from stf_jax.models.weights.torch_names import (
 Variables = Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
+# As many names are told of each kind; the model has as many parts that can be missing.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to every tensor of a file and of the model; `str` prints it, one line each."""
+    """What happened to every tensor of a file and of the model; `str` tells it in a few lines."""
 
     source: str
     model: str
     loaded: tuple[str, ...]  # names as in the file
+    fresh: tuple[str, ...] = ()  # parts of the model that keep the values they had, and why
+    unused: tuple[str, ...] = ()  # tensors of the file that a partial load leaves out
     missing: tuple[str, ...] = ()  # tensors of the model that the file lacks, reference names
-    extra: tuple[str, ...] = ()  # tensors of the file that the model has no place for
     misshapen: tuple[str, ...] = ()  # "name: found shape, expected shape"
-    notes: tuple[str, ...] = ()  # parts that keep the values they had, and why; tensors not used
+    extra: tuple[str, ...] = ()  # tensors of the file that the model has no place for
 
     def __str__(self) -> str:
-        """Summary first, then the notes and the names of whatever did not fit."""
-        lines = [f"{self.source}: {len(self.loaded)} tensors used, for {self.model}", *self.notes]
-        for what in ("missing", "misshapen", "extra"):
-            lines += [f"{what}: {name}" for name in getattr(self, what)]
+        """Summary first, then a line for each kind of what did not fit: count, first names."""
+        lines = [f"{self.source}: {len(self.loaded)} tensors used, for {self.model}"]
+        kinds = {"re-initialised": self.fresh, "not used": self.unused, "missing": self.missing}
+        for kind, names in (kinds | {"misshapen": self.misshapen, "extra": self.extra}).items():
+            if names:
+                more = "; ..." if len(names) > _NAMED else ""
+                lines.append(f"{kind}, {len(names)}: {'; '.join(names[:_NAMED])}{more}")
         return "\n".join(lines)
 
 
@@ -61,12 +67,14 @@ def variables_from_torch(
     """Flax variables `{"params": ..., "batch_stats": ...}` of `model` from PyTorch's tensors.
 
     `state_dict` has the reference's names, torchvision's (`conv1.weight`, ...) or either after
-    `module.` or `base.`; arrays in PyTorch's layout. The result holds views of them, dtypes
-    untouched. It is the whole model, or if `partial` those groups that `state_dict` has, the
-    backbone at least; see `load_pretrained`.
+    `module.` and the like (`reference_name`); arrays in PyTorch's layout. The result holds views of
+    them, dtypes untouched. It is the whole model, or if `partial` those groups that
+    `state_dict` has, the backbone at least; see `load_pretrained`.
 
-    Raises UserError, a line for each tensor that is missing, extra or misshapen; BatchNorm's
-    `num_batches_tracked` and the ImageNet classifier `fc` are never in the way.
+    Raises UserError: in a line each, with a count and the first names, the tensors that are
+    missing, extra or misshapen; in one line, weights that are NaN, infinite or no floating-point
+    numbers. BatchNorm's `num_batches_tracked` and the ImageNet classifier `fc` are never in the
+    way.
     """
     found, report = _match(state_dict, _expected(_shapes(model)), "state dict", model, partial)
     _log.info("%s", report)
@@ -105,7 +113,7 @@ def load_pretrained(
     and a classifier for another number of identities is not taken: such parts keep the values they
     have in `variables`, and the report says so. The result has the dtypes of `variables`.
 
-    Raises UserError: no such file, or a line for each tensor that does not fit.
+    Raises UserError: no such file, or as `variables_from_torch` what does not fit.
     """
     state_dict = read_tensors(locate_weights(location))
     flat = _flatten(variables)
@@ -126,15 +134,9 @@ def _match(
 ) -> tuple[dict[Path, np.ndarray], LoadReport]:
     """Find the `expected` tensors (name -> path, shape) in `state_dict`; raise if they differ."""
     given = _by_reference_name(state_dict, source)
-    notes = [
-        f"not used: {name}, the ImageNet classifier"
-        for reference, name in given.items()
-        if is_imagenet_classifier(reference)
-    ]
-    if partial:
-        fresh = _fresh_groups(state_dict, given, expected)
-        notes += [f"re-initialised: {group}, {why}" for group, why in fresh.items()]
-        expected = {name: to for name, to in expected.items() if group_of(name) not in fresh}
+    unused = [f"{n} (ImageNet classifier)" for r, n in given.items() if is_imagenet_classifier(r)]
+    fresh = _fresh_groups(state_dict, given, expected) if partial else {}
+    expected = {name: to for name, to in expected.items() if group_of(name) not in fresh}
     groups = {group_of(name) for name in expected}
     found, extra, misshapen = {}, [], []
     for reference, name in given.items():
@@ -148,20 +150,48 @@ def _match(
         elif is_imagenet_classifier(reference):
             continue
         elif partial and group_of(reference) not in groups:
-            notes.append(f"not used: {name}")
+            unused.append(name)
         else:
             extra.append(name)
-    loaded = tuple(given[torch_name(path)] for path in found)
-    missing = tuple(name for name in expected if name not in given)
     report = LoadReport(
-        source, _summary(model), loaded, missing, tuple(extra), tuple(misshapen), tuple(notes)
+        source,
+        _summary(model),
+        loaded=tuple(given[torch_name(path)] for path in found),
+        fresh=tuple(f"{group} ({why})" for group, why in fresh.items()),
+        unused=tuple(unused),
+        missing=tuple(name for name in expected if name not in given),
+        misshapen=tuple(misshapen),
+        extra=tuple(extra),
     )
-    if missing or extra or misshapen:
+    if report.missing or extra or misshapen:
+        raise UserError(f"{report}\n{_hint(report, partial)}")
+    wrong = [
+        why for path, array in found.items() if (why := _wrong(given[torch_name(path)], array))
+    ]
+    if wrong:
         raise UserError(
-            f"{report}\nexpected the model's tensors: correct the model's fields or the file, or "
-            "ask for a partial load (config.pretrained_partial=True) if whole parts are missing"
+            f"{source}: expected finite floating-point numbers, found others in {len(wrong)} of "
+            f"{len(found)} tensors: {', '.join(wrong[:_NAMED])}"
         )
     return found, report
+
+
+def _hint(report: LoadReport, partial: bool) -> str:
+    if not report.loaded and not report.misshapen:
+        return "expected torchvision's names (conv1.weight) or the paper's (base.conv1.weight)"
+    fields = "expected the model's tensors: correct the model's fields or the file"
+    if partial:
+        return f"{fields}; a partial load leaves out whole parts only, and never the backbone"
+    return f"{fields}, or leave out whole parts by a partial load (config.pretrained_partial=True)"
+
+
+def _wrong(name: str, array: np.ndarray) -> str | None:
+    """The name and what the array has that is no number in single precision, if anything."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return f"{name} ({array.dtype})"
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.asarray(array, np.float32)).all()
+    return None if finite else f"{name} (NaN or infinite)"
 
 
 def _by_reference_name(state_dict: Mapping[str, Any], source: str) -> dict[str, str]:

@@ -5,6 +5,8 @@ named as in torchvision. The learned stage attention was never published; it is 
 A tensor's path in the Flax variables is (collection, group, ..., leaf).
 """
 
+import re
+
 import numpy as np
 
 Path = tuple[str, ...]
@@ -30,6 +32,8 @@ _GROUPS = {
 }
 # First parts of the backbone's names: what distinguishes a bare torchvision name from the others.
 _BACKBONE = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+
+_PREFIXES = re.compile(r"^((module|_orig_mod|model|backbone|base)\.)+")
 
 
 def torch_name(path: Path) -> str:
@@ -64,19 +68,14 @@ def _module_name(modules: Path) -> str:
 
 
 def reference_name(name: str) -> str:
-    """`name` as the reference has it, of a name in its own style, torchvision's or DataParallel's.
+    """`name` as the reference has it, of a name in its own style, torchvision's or a wrapper's.
 
-    Leading `module.` go, as does a doubled `base.`; bare names of a ResNet (`conv1.weight`,
-    `layer1.0...`, `fc.bias`) get their `base.`. Any other name is returned without `module.`.
+    Leading `module.` (DataParallel), `_orig_mod.` (torch.compile), `model.`, `backbone.` and
+    `base.` go, in any order; bare names of a ResNet (`conv1.weight`, `layer1.0...`, `fc.bias`) get
+    their `base.`. Any other name is returned without those.
     """
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    bare = name
-    while bare.startswith("base."):
-        bare = bare.removeprefix("base.")
-    if bare.partition(".")[0] in _BACKBONE:
-        return f"base.{bare}"
-    return bare
+    bare = _PREFIXES.sub("", name)
+    return f"base.{bare}" if bare.partition(".")[0] in _BACKBONE else bare
 
 
 def group_of(reference: str) -> str | None:

@@ -1,6 +1,8 @@
+import argparse
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -110,6 +112,16 @@ def test_pth_without_pytorch(tmp_path, monkeypatch):
     assert not path.exists()
 
 
+def test_pth_with_an_old_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(__version__="2.5.1"))
+    assert "found PyTorch 2.5.1" in error_of(read_tensors, touched(tmp_path / "w.pth"))
+
+
+def touched(path):
+    path.touch()
+    return path
+
+
 def test_pth_both_ways(tmp_path, torch):
     path = tmp_path / "w.pth"
     write_tensors(path, tensors(**BRAIN))
@@ -119,7 +131,7 @@ def test_pth_both_ways(tmp_path, torch):
 
 
 @pytest.mark.parametrize("modern", [True, False])
-@pytest.mark.parametrize("suffix", ["pth", "pt", "pth.tar"])
+@pytest.mark.parametrize("suffix", ["pth", "pt", "pth.tar", "pth.tar-60", "ckpt", "bin"])
 def test_pth_of_both_formats(tmp_path, torch, modern, suffix):
     layer = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3))
     path = tmp_path / f"w.{suffix}"
@@ -136,6 +148,11 @@ def test_pth_of_both_formats(tmp_path, torch, modern, suffix):
         lambda weights: {"model": weights, "optimizer": {"lr": 0.1}},
         # As the reference saves: the model's and the optimiser's.
         lambda weights: {"state_dicts": [weights, {"state": {}, "param_groups": []}], "ep": 5},
+        lambda weights: {"net": weights, "model": "resnet50", "state_dict": None},
+        lambda weights: {"run": {"final": weights}, "rank1": np.float64(0.9), "cmc": np.ones(3)},
+        lambda weights: {"model": weights, "args": argparse.Namespace(lr=np.float32(0.1))},
+        lambda weights: {**weights, "epoch": 3, "best": np.int64(2)},
+        lambda weights: {"state_dict": weights, "state_dict_ema": weights},  # one, stored once
     ],
 )
 def test_pth_of_training_scripts(tmp_path, torch, wrap):
@@ -143,12 +160,60 @@ def test_pth_of_training_scripts(tmp_path, torch, wrap):
     path = tmp_path / "checkpoint.pth"
     torch.save(wrap(weights), path)
     check_same(read_tensors(path), {"w": weights["w"].detach().numpy()})
+    torch.save(wrap(weights), path, _use_new_zipfile_serialization=False)
+    check_same(read_tensors(path), {"w": weights["w"].detach().numpy()})
+
+
+def test_pth_of_several_state_dicts(tmp_path, torch, caplog):
+    path = tmp_path / "w.pth"
+    one, two = ({"conv1.weight": torch.full((2,), float(i))} for i in (1, 2))
+    torch.save({"student": one, "teacher": two}, path)
+    assert "1 tensors under each of student, teacher" in error_of(read_tensors, path)
+    # Names of the model count more than many names; of equals, a usual place.
+    other = {f"score.{i}": torch.zeros(1) for i in range(9)}
+    torch.save({"discriminator": other, "generator": two}, path)
+    check_same(read_tensors(path), {"conv1.weight": two["conv1.weight"].numpy()})
+    assert not caplog.messages
+    torch.save({"model_ema": one, "model": two}, path)
+    check_same(read_tensors(path), {"conv1.weight": two["conv1.weight"].numpy()})
+    assert "tensors read from model, not from model_ema" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning", "ignore:TypedStorage:UserWarning")
+def test_pth_of_other_kinds_of_tensors(tmp_path, torch):
+    path = tmp_path / "w.pth"
+    plain = torch.ones(3, 4)
+    kinds = {
+        "sparse_coo": plain.to_sparse(),
+        "qint8": torch.quantize_per_tensor(plain, 0.1, 0, torch.qint8),
+        "float8_e4m3fn": plain.to(torch.float8_e4m3fn),
+        "(1000000000, 1000)": torch.ones(1).expand(10**9, 1000),
+    }
+    for kind, tensor in kinds.items():
+        torch.save({"a": plain, "odd": tensor}, path)
+        message = error_of(read_tensors, path)
+        assert "found odd (" in message
+        assert kind in message
+
+
+def test_safetensors_of_float8(tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, {"odd": np.ones(4, ml_dtypes.float8_e4m3fn), "a": np.ones(2)})
+    assert "found odd as F8_E4M3" in error_of(read_tensors, path)
+
+
+def test_pth_of_a_whole_model(tmp_path, torch):
+    path = tmp_path / "w.pth"
+    torch.save(torch.nn.Linear(2, 2), path)
+    message = error_of(read_tensors, path)
+    assert "it holds torch.nn.modules.linear.Linear" in message
+    assert message.isprintable()
 
 
 def test_pth_of_something_else(tmp_path, torch):
     path = tmp_path / "w.pth"
     torch.save({"epoch": 3, "scores": [1.0]}, path)
-    assert "found epoch, scores" in error_of(read_tensors, path)
+    assert "found epoch (int), scores (list)" in error_of(read_tensors, path)
     torch.save(3, path)
     assert "found a int" in error_of(read_tensors, path)
     for content in (b"", b"not weights at all"):

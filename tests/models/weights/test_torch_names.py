@@ -83,6 +83,9 @@ def test_foreign_paths_have_no_name():
         ("module.fc_list.0.weight", "fc_list.0.weight"),
         ("base.relation_g.0.bias", "relation_g.0.bias"),
         ("layer5.weight", "layer5.weight"),
+        ("model.backbone._orig_mod.module.base.conv1.weight", "base.conv1.weight"),
+        ("module.model.temporal_conv.0.weight", "temporal_conv.0.weight"),
+        ("models.conv1.weight", "models.conv1.weight"),
     ],
 )
 def test_names_as_others_write_them(name, reference):
