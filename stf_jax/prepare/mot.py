@@ -35,7 +35,7 @@ import numpy as np
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.prepare.output import claim_output, write_text
-from stf_jax.prepare.tracks.cut import CutRules, cut_tracklets
+from stf_jax.prepare.tracks.cut import CutRules, clip_boxes, cut_tracklets
 from stf_jax.prepare.tracks.split import (
     TRAIN_RULES,
     parse_numbers,
@@ -44,7 +44,7 @@ from stf_jax.prepare.tracks.split import (
     train_ids_by_share,
 )
 from stf_jax.prepare.tracks.summary import ROLES, Camera, Tracklets, summary, tracklet_table
-from stf_jax.prepare.tracks.track_files import BOXES, TrackFile, read_tracks
+from stf_jax.prepare.tracks.track_files import BOXES, FEW_BOXES, TrackFile, read_tracks
 from stf_jax.prepare.tracks.video import Video, open_video
 from stf_jax.prepare.tracks.write_crops import too_short, write_images
 from stf_jax.prepare.validation import add_val_share
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--boxes",
         choices=BOXES,
         help="columns 3 to 6 of TRACKS: left, top, width, height; left, top, right, bottom; or "
-        "centre, width, height (default: size, and a file that looks like corners is refused)",
+        "centre, width, height (default: size, and a file that looks like another is refused)",
     )
 
     split = parser.add_argument_group("split (one of the first four is required)")
@@ -147,6 +147,21 @@ def _in_folder_numbers(video: Video, tracks: TrackFile) -> TrackFile:
     return dataclasses.replace(tracks, frames=tracks.frames - shift, first_frame=video.first_number)
 
 
+def _refuse_centres(video: Video, tracks: TrackFile) -> None:
+    """Boxes that reach out of the picture, and would be in it if columns 3 and 4 were centres."""
+    centred = tracks.boxes - np.pad(tracks.boxes[:, 2:] / 2, ((0, 0), (0, 2)))
+    cut_off, centred_cut_off = (
+        float((clip_boxes(boxes, width=video.width, height=video.height)[1] < 0.9).mean())
+        for boxes in (tracks.boxes, centred)
+    )
+    if len(tracks.boxes) >= FEW_BOXES and cut_off >= 0.3 and centred_cut_off <= 0.02:
+        raise UserError(
+            f"{tracks.path}: {100 * cut_off:.0f} % of the boxes reach out of the "
+            f"{video.width}x{video.height} picture, and all would be in it if columns 3 and 4 were "
+            "the boxes' centres; pass --boxes centre, or --boxes size where they are left and top"
+        )
+
+
 def _read_cameras(
     sources: Iterable[tuple[int, Path, Path]],
     first_frame: int,
@@ -163,6 +178,8 @@ def _read_cameras(
         tracks = _in_folder_numbers(video, tracks)
         if video.pictures and tracks.frames.max() >= len(video.pictures):
             raise too_short(video, tracks, len(video.pictures))
+        if boxes is None:
+            _refuse_centres(video, tracks)
         cut = cut_tracklets(tracks, rules, width=video.width, height=video.height)
         cameras[number] = Camera(number, video, tracks, cut)
     return [cameras[number] for number in sorted(cameras)]

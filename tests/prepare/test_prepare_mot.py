@@ -359,3 +359,16 @@ def test_time_stamps_in_place_of_frames_are_refused(tmp_path):
     tracks.write_text("".join(f"{1700000001000 + f},1,2,2,20,30,1\n" for f in (1, 2)))
     options = ("--camera", f"1:{video}:{tracks}", "--output", tmp_path / "out", "--unlabelled")
     assert "v.mp4: has 2 frames, but" in refused(*options)
+
+
+def test_centres_are_recognised_by_the_picture_they_are_in(tmp_path):
+    video, tracks = tmp_path / "v.mp4", tmp_path / "t.txt"
+    write_video(video, frames_of(12))
+    # People who stand on the lower edge of the picture, 12 of its 24 rows tall.
+    tracks.write_text("".join(f"{f},1,{10 + f},{HEIGHT - 6},8,12,1\n" for f in range(1, 13)))
+    options = ("--camera", f"1:{video}:{tracks}", "--output", tmp_path / "out", "--unlabelled")
+    assert "pass --boxes centre, or --boxes size" in refused(*options)
+    run(*options, "--boxes", "centre")
+    first = sorted((tmp_path / "out" / "images").iterdir())[0]
+    expected = frames_of(12)[0][HEIGHT - 12 :, 11 - 4 : 11 + 4]
+    np.testing.assert_array_equal(np.asarray(Image.open(first)), expected)

@@ -204,3 +204,14 @@ def test_marks_that_cannot_be_matched_are_not_guessed(root):
     with pytest.raises(UserError, match="test_marks: 13 marks for 14 images"):
         run(root, "--fix", "fixed.pkl")
     assert not (root / "fixed.pkl").exists()
+
+
+def test_images_that_viewers_turn_are_a_note(root, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = root / "images" / "000001_20001_000001.jpg"
+    Image.new("RGB", (8, 16)).save(path, exif=exif)
+    assert run(root) == 0
+    printed = capsys.readouterr().out
+    assert "1 images carry an EXIF orientation" in printed
+    assert path.name in printed
