@@ -28,7 +28,7 @@ from stf_jax.prepare.tracks.track_files import read_tracks
 from stf_jax.run.run_files import run_config, write_run_files
 
 TIMES = 300
-SLOWEST = 5.0  # seconds
+SLOWEST = 30.0  # seconds
 # Where a file is text, what programs and people write in place of a number.
 TOKENS = [b"nan", b"-1", b"1e400", b"99999999999999999999", b"1_1", b"\xd9\xa1", b"\0", b"\xff\xfe"]
 TOKENS += [b",", b";", b'"', b"{", b"[" * 50, b"\n\n", b"-0", b"0x10", b"1.5", b"  ", b"null"]

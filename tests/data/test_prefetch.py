@@ -25,7 +25,10 @@ def test_two_are_made_ahead_and_no_more():
     stream = prefetched(iter(range(9)), place)
     for k in range(3):
         assert next(stream) == k
-        time.sleep(0.05)
+        deadline = time.monotonic() + 30
+        while len(made) < k + 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)  # one more would be here by now
         assert made == [(item, False) for item in range(k + 3)]
     stream.close()
     assert len(made) == 5
