@@ -463,6 +463,15 @@ def test_every_split_in_one_command(layout, tmp_path, monkeypatch, capsys) -> No
     row = json.loads((tmp_path / "runs" / "partitions_00" / "scores.json").read_text())["rows"]
     assert row["step"]["options"]["distance"] == "cosine"
     assert capsys.readouterr().err.count("nothing left to train") == 2
+    # So does another checkpoint.
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv, "--checkpoint", "1"])
+    assert splits.main() == 0
+    for split in ("partitions_00", "partitions_01"):
+        contents = json.loads((tmp_path / "runs" / split / "scores.json").read_text())
+        assert (contents["checkpoint"], contents["step"]) == ("1", 1)
+    monkeypatch.setattr("sys.argv", ["splits.py", *argv, "--checkpoint", "7"])
+    assert splits.main() == 2
+    assert "found no checkpoint '7'" in capsys.readouterr().err
     # Another training is refused, and the scores of this one are kept.
     monkeypatch.setattr("sys.argv", ["splits.py", *argv, "--config.loss.label_smoothing=0.2"])
     assert splits.main() == 2
