@@ -355,6 +355,15 @@ def test_folders_are_followed_and_what_systems_leave_is_not_a_tracklet(
         frame_folders(root)
 
 
+def test_frames_that_begin_with_a_number_stay_together(tmp_path: Path) -> None:
+    order = ["a/cover.png", "a/0.png", "a/1.png", "a/2.png", "a/10.png"]
+    (tmp_path / "a").mkdir()
+    for name in reversed(order):
+        (tmp_path / name).write_bytes(b"")
+    table, _ = frame_folders(tmp_path)
+    assert [name.decode() for name in table.names] == order
+
+
 def test_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a layout nor a folder of folders"):
         frame_folders(tmp_path)

@@ -163,7 +163,7 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
         ("evaluate_workdir", config, Path("w"), "3", {"report": False}),
     ]
     calls.clear()
-    output = tmp_path / "new" / "a.npz"
+    output = tmp_path / "some" / "new" / "a.npz"
     main(
         [
             "--mode",
@@ -180,7 +180,7 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
         ]
     )
     options = {"config": config, "checkpoint": "best", "camera": 4}
-    options |= {"frames_dir": tmp_path / "new" / "a_frames"}
+    options |= {"frames_dir": output.parent / "a_frames"}
     assert calls[1:] == [
         ("embed_tracklets", Path("w"), "in", options),
         ("write_features", output, few, {}),
@@ -231,6 +231,8 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
         ("select_camera", "g.npz", None, "--gallery-camera"),
         ("match_tracklets", chosen, chosen, {"top": 10, "calibration": None}),
     ]
+    main([*match, "--calibrate", "c.npz"])
+    assert calls[-2] == ("match_tracklets", chosen, chosen, {"top": 10, "calibration": few})
     calls.clear()
     monkeypatch.setattr("stf_jax.hosts.initialize_arguments", lambda *given: calls.append(given))
     hosts = ["--coordinator", "h:1", "--num-processes", "2", "--process-id", "1"]

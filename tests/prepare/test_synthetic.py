@@ -91,18 +91,22 @@ def test_the_layout_is_whole_and_split_by_identity(small):
                 assert (image.size, image.mode) == ((16, 32), "RGB")
 
 
+def query_cameras(test):
+    """The one camera of each person's queries; the gallery has the person in all the others."""
+    found = []
+    for person in sorted(set(test.person_ids) - {0}):
+        own = test.person_ids == person
+        (camera,) = set(test.cameras[own & (test.marks == QUERY)])
+        gallery = set(test.cameras[own & (test.marks == GALLERY)])
+        assert gallery == set(test.cameras) - {camera}
+        found.append(camera)
+    return found
+
+
 def test_each_identity_has_its_queries_in_one_camera_and_the_cameras_take_turns(small):
     test = load_layout(small).test
     assert test is not None
-    query_cameras = []
-    for person in (3, 4):
-        own = test.person_ids == person
-        queries = test.cameras[own & (test.marks == QUERY)]
-        others = test.cameras[own & (test.marks == GALLERY)]
-        assert len(set(queries)) == 1
-        assert not set(queries) & set(others)
-        query_cameras += list(queries)
-    assert sorted(query_cameras) == [1, 2]
+    assert sorted(query_cameras(test)) == [1, 2]
 
 
 def test_two_processes_write_the_same_bytes(small, tmp_path):
@@ -170,6 +174,7 @@ def test_distractors_are_in_the_gallery_only_and_many_cameras_can_be_named(tmp_p
     assert set(layout.test.cameras) == set(range(1, 12))
     assert set(layout.trainval.cameras) == set(range(1, 12))
     assert 0 not in layout.trainval.person_ids
+    assert len(set(query_cameras(layout.test))) == 2
 
 
 def test_jpeg_and_preview(tmp_path):

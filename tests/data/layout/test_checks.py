@@ -119,6 +119,7 @@ def test_marks(findings, marks, lines):
     ({"1": 0, "3": 0}, ["1 of them shared"]),
     ({"1": 0, "3": -1}, ["labels -1..0"]),
     ({"1": 0, "3": "1"}, ["1 labels are not integers (e.g. '1')", "have no entry"]),
+    ({"1": 0, "3": 2**63}, ["1 labels are not integers (e.g. 9223372036854775808)"]),
     ({"1": 0, "3": 1.0}, ["1 labels are not integers (e.g. 1.0)", "have no entry"]),
     ({"1": 0, "three": 1}, ["1 keys are not identities (e.g. 'three')", "have no entry"]),
     ({"1": 0, 3.5: 1}, ["1 keys are not identities (e.g. 3.5)", "have no entry"]),
@@ -192,6 +193,17 @@ def test_cameras_written_without_tracks_are_a_note(findings):
     lines, notes = findings(ranked(*names) | {"camera_digits": 4})
     assert lines == []
     assert notes == []
+
+
+def test_names_that_do_not_parse_are_said_with_the_digits_of_their_camera(findings):
+    values = ranked(["0002_1001"], ["0002_2001", "0002_300"])
+    (line,), _ = findings(values | {"camera_digits": 4})
+    assert "2 of 6 names do not parse (e.g. '0002_300_0000.png'" in line
+    assert "all numbers (the camera has 4 digits);" in line
+    values["test_im_names"][0] = "a.png"
+    (line,), _ = findings(values)
+    assert "1 of 6 names do not parse (e.g. 'a.png'); expected" in line
+    assert "all numbers; rename" in line
 
 
 def test_two_digit_cameras_read_as_one_are_a_note(findings):
