@@ -222,8 +222,8 @@ def test_camera_pairs_of_the_page(case: Case) -> None:
             )
             wanted = "no match possible"
             if valid:
-                mean = np.mean([precision_of(right, protocol) for right in valid])
-                first = np.mean([right[0] for right in valid])
+                mean = float(np.mean([precision_of(right, protocol) for right in valid]))
+                first = float(np.mean([right[0] for right in valid]))
                 wanted = f"{percent(mean)} / {percent(first)} {len(valid)} / {size}"
             assert cell == wanted
             shown.add(cell)
