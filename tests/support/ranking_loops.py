@@ -31,7 +31,7 @@ def chosen_rows(
     features: np.ndarray, table: TrackletTable, protocol: str, pool: str = ""
 ) -> tuple[np.ndarray, list[int], list[int], list[int]]:
     """Query features, the queries' (first) rows, tracklets in each, rows of the gallery."""
-    seen = features.any(axis=1).tolist()
+    seen = np.any(features, axis=1).tolist()
     marks, ids, cameras = (x.tolist() for x in (table.marks, table.person_ids, table.cameras))
     rows = range(len(marks))
     gallery = {
