@@ -33,7 +33,7 @@ from stf_jax.models.weights.torch_names import (
 Variables = Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
-# As many names are told of each kind; the model has as many parts that can be missing.
+# As many names of each kind are printed; the model has as many parts that can be missing.
 _NAMED = 5
 
 
