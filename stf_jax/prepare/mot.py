@@ -44,7 +44,13 @@ from stf_jax.prepare.tracks.split import (
     train_ids_by_share,
 )
 from stf_jax.prepare.tracks.summary import ROLES, Camera, Tracklets, summary, tracklet_table
-from stf_jax.prepare.tracks.track_files import BOXES, FEW_BOXES, TrackFile, read_tracks
+from stf_jax.prepare.tracks.track_files import (
+    BOXES,
+    FEW_BOXES,
+    TrackFile,
+    from_centres,
+    read_tracks,
+)
 from stf_jax.prepare.tracks.video import Video, open_video
 from stf_jax.prepare.tracks.write_crops import too_short, write_images
 from stf_jax.prepare.validation import add_val_share
@@ -149,10 +155,9 @@ def _in_folder_numbers(video: Video, tracks: TrackFile) -> TrackFile:
 
 def _refuse_centres(video: Video, tracks: TrackFile) -> None:
     """Boxes that reach out of the picture, and would be in it if columns 3 and 4 were centres."""
-    centred = tracks.boxes - np.pad(tracks.boxes[:, 2:] / 2, ((0, 0), (0, 2)))
     cut_off, centred_cut_off = (
         float((clip_boxes(boxes, width=video.width, height=video.height)[1] < 0.9).mean())
-        for boxes in (tracks.boxes, centred)
+        for boxes in (tracks.boxes, from_centres(tracks.boxes))
     )
     if len(tracks.boxes) >= FEW_BOXES and cut_off >= 0.3 and centred_cut_off <= 0.02:
         raise UserError(

@@ -29,11 +29,11 @@ def default_checkpoint(workdir: Path) -> str:
 
 def is_chosen_on(workdir: Path, which: str, table: TrackletTable) -> bool:
     """Whether checkpoint `which` is the best by its scores on `table` itself."""
-    best = [e for e in checkpoint.describe(workdir / "checkpoints") if e.is_best]
+    if which != "best":
+        return False
+    (best,) = (e for e in checkpoint.describe(workdir / "checkpoints") if e.is_best)
     # Older runs did not keep what they were scored on: most likely this.
-    return which == "best" and all(
-        entry.metrics.get(checkpoint.SUBSET, table.checksum) == table.checksum for entry in best
-    )
+    return best.metrics.get(checkpoint.SUBSET, table.checksum) == table.checksum
 
 
 def restore_run(config: Config, workdir: Path, which: str) -> tuple[TemporalFusionNet, Any, int]:

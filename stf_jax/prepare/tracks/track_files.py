@@ -162,6 +162,11 @@ def _check_duplicates(path: Path, keys: np.ndarray, lines: np.ndarray) -> None:
     )
 
 
+def from_centres(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+    """Boxes of centre, width, height as left, top, width, height."""
+    return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
+
+
 def _sizes(path: Path, boxes: np.ndarray, kind: str | None) -> np.ndarray:
     """Boxes as left, top, width, height; None is these, unless they look like corners."""
     right_of_left = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
@@ -180,7 +185,7 @@ def _sizes(path: Path, boxes: np.ndarray, kind: str | None) -> np.ndarray:
             )
         return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     if kind == "centre":
-        return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
+        return from_centres(boxes)
     return boxes
 
 
