@@ -31,9 +31,9 @@ def get_config() -> Config:
         # folder of compiled programs; "" is the user's cache folder, "off" none
         compilation_cache="",
         data=DataConfig(
-            root="data/mars",  # folder of the layout, or of the tfds data set built from it
+            root="data/mars",  # folder of the layout, or of what was made from it
             partitions="partitions.pkl",  # lists of the subsets' images
-            source="folder",  # or "tfds": root is a built tfds data set
+            source="folder",  # or root is "tfds", a built data set, or "decoded", their frames
             train_subset="trainval",  # what the reference trains on; or "train"
             eval_subset="test",  # or "val"
             height=384,  # pixels, resized bilinearly

@@ -20,9 +20,12 @@ from stf_jax.errors import UserError
 class DataConfig:
     """What is trained and scored on, and how frames come into batches."""
 
-    root: str = text("data/mars", "folder of the layout, or of the tfds data set built from it")
+    root: str = text("data/mars", "folder of the layout, or of what was made from it")
     partitions: str = text("partitions.pkl", "lists of the subsets' images")
-    source: str = choice(("folder", "tfds"), 'or "tfds": root is a built tfds data set')
+    source: str = choice(
+        ("folder", "tfds", "decoded"),
+        'or root is "tfds", a built data set, or "decoded", their frames',
+    )
     train_subset: str = choice(("trainval", "train"), 'what the reference trains on; or "train"')
     eval_subset: str = choice(("test", "val"), 'or "val"')
     height: int = number(384, "pixels, resized bilinearly", 32)

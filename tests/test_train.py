@@ -22,6 +22,7 @@ from ranking_loops import chosen_rows, distances_of, ranked, scores_of
 
 from stf_jax import train as training
 from stf_jax.config import Config, changed, flat_values, load_config, to_json
+from stf_jax.data.decode import main as decode_main
 from stf_jax.data.layout.partitions import load_layout, read_partitions
 from stf_jax.data.sampling import Position
 from stf_jax.data.video_reid_builder import main as build_main
@@ -254,6 +255,48 @@ def test_a_built_tfds_data_set_trains_and_scores_as_the_folder(
         for run in (tfds, folder)
     ]
     assert pictures[0] == pictures[1] != {}
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+
+for name in ("tensorflow", "tensorflow_datasets"):
+    sys.modules[name] = None
+"""
+
+
+def test_decoded_frames_train_and_score_as_the_folder_where_no_tensorflow_is(
+    straight: Path, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, run = tmp_path / "decoded", tmp_path / "run"
+    sizes = ("--height", "32", "--width", "16")
+    assert decode_main([str(layout), str(decoded), *sizes]) == 0
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
+    path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    config = changed(
+        tiny_config(decoded, {"data.source": "decoded"}),
+        {"compilation_cache": str(jax.config.jax_compilation_cache_dir)},
+    )
+    options = [
+        f"--config.{key}={value}"
+        for key, value in flat_values(config).items()
+        if value != flat_values(load_config(CONFIGS / "mars.py"))[key]
+    ]
+    command = [sys.executable, "-m", "stf_jax.main", "--workdir", str(run)]
+    subprocess.run([*command, "--config", str(CONFIGS / "mars.py"), *options], check=True)
+    subprocess.run([*command, "--mode", "evaluate"], check=True)
+
+    assert losses(run) == losses(straight)
+    scored = [
+        [e | {"time": 0} for e in read_metrics(path / "metrics.jsonl") if "step/mAP" in e]
+        for path in (run, straight)
+    ]
+    assert scored[0] == scored[1] != []
+    rows = json.loads((run / "scores.json").read_text())["rows"]
+    assert rows["step"]["scores"]["mAP"] == pytest.approx(scored[1][-1]["step/mAP"], abs=1e-6)
+    assert list((run / "report").rglob("*.jpg"))  # the page has its pictures
 
 
 def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(

@@ -135,7 +135,7 @@ RECORDED: dict[str, tuple[Any, str]] = {
     "plan": (training_batches, "training_plan"),
     "buckets": (train, "training_buckets"),
     "training batches": (training_batches, "batches"),
-    "evaluation batches": (pipeline, "batches"),
+    "evaluation batches": (feature_table, "batches"),
     "model": (train, "build_model"),
     "restored model": (restore, "build_model"),
     "initialisation": (restore, "init_variables"),
@@ -589,7 +589,7 @@ def test_an_evaluation_reads_its_own_subset_only(tmp_path: Path) -> None:
     assert set(source.evaluation_table(data).person_ids.tolist()) == {4, 5, 6, 7}
 
 
-@pytest.mark.parametrize("kind", ["folder", "tfds"])
+@pytest.mark.parametrize("kind", ["folder", "tfds", "decoded"])
 def test_the_source_decides_where_frames_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -604,6 +604,9 @@ def test_the_source_decides_where_frames_are_read(
     monkeypatch.setattr(
         video_reid_builder, "frame_reader", lambda *place: lambda rows: [repr(place).encode()]
     )
+    monkeypatch.setattr(
+        source, "open_decoded", lambda *place: lambda rows: [b"decoded", *map(repr, place)]
+    )
     data = replace(Config().data, source=kind, root=str(tmp_path), partitions="other.pkl")
     table = source.open_layout(data).val
     assert table is not None
@@ -611,6 +614,9 @@ def test_the_source_decides_where_frames_are_read(
     read = source.frame_source(data, "val", table)
     if kind == "folder":
         assert read is None
+    elif kind == "decoded":
+        assert read is not None
+        assert read(np.arange(1)) == [b"decoded", repr(data.root), repr(table)]
     else:
         assert read is not None
         assert read(np.arange(1)) == [repr((data.root, "val", table)).encode()]

@@ -1,16 +1,14 @@
 """A plan -> packed uint8 batches: images are read, decoded and resized in parallel, in order.
 
-The only room that uses TensorFlow, and of it only tf.data and image decoding, on the CPU. Frames
-flow one by one through a parallel map and are put into steps here: on two cores that took the
-same processor time a frame as a map over whole steps, and a step with an unreadable image loses
-that image only. `scripts/benchmarking/benchmark_input.py` measures it.
+The only module of training that uses TensorFlow, and of it only tf.data and image decoding, on the
+CPU. Frames flow one by one through a parallel map and `packed_steps` puts them into steps: on two
+cores that took the same processor time a frame as a map over whole steps, and a step with an
+unreadable image loses that image only. `scripts/benchmarking/benchmark_input.py` measures it.
 """
 
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,9 @@ from stf_jax.cores import usable_cores
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.image_statistics import fill_colour
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.data.packed_steps import PlannedImages, packed_steps, planned_share
 from stf_jax.data.pictures import MAX_PIXELS, picture_format
-from stf_jax.data.sampling import Plan, frame_counts
-from stf_jax.errors import UserError
+from stf_jax.data.sampling import Plan
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not needed here, and it prints a notice
@@ -32,7 +30,6 @@ import tensorflow as tf
 _LOG = logging.getLogger(__name__)
 _BLOCK = 16  # frames that leave tf.data together
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # what such files begin with
-_NAMED = 20  # unreadable images that are named in the log, one line each
 
 try:
     # JAX owns the accelerators; before anything else, or TensorFlow takes all of their memory.
@@ -98,25 +95,9 @@ def batches(
         UserError: no bucket is large enough; on_corrupt is neither; while iterating, an image
             cannot be read (it is named), or too many cannot be decoded.
     """
-    if on_corrupt not in ("error", "skip"):
-        raise UserError(f"on_corrupt {on_corrupt!r}: expected 'error' or 'skip'")
-    counts = frame_counts(plan).max(axis=1, initial=0)
-    sizes = np.array(sorted(buckets))
-    if counts.max(initial=0) > sizes[-1]:
-        raise UserError(
-            f"a step has {counts.max()} frames on a device, the largest of the batch sizes "
-            f"{', '.join(map(str, sizes))} is too small; choose them with frame_buckets"
-        )
+    share, sizes = planned_share(plan, buckets, start_step, devices, on_corrupt)
     options = host_augment or AugmentConfig()
     keep = _kept_shares(plan, options, seed)
-    steps = slice(start_step, None)
-    index = plan.global_index
-    share = Plan(
-        plan.tracklets[steps, devices],
-        plan.frame_rows[steps, devices],
-        global_index=None if index is None else index[steps, devices],
-    )
-    sizes = sizes[np.searchsorted(sizes, counts[steps])]
     real = share.frame_rows >= 0
     if threads is None:
         threads = usable_cores()
@@ -140,11 +121,22 @@ def batches(
 
     keys = names if read_frames is None else rows
 
-    images = _Images(table.image_dir, names, keys, read)
-    frames = _frames(load, keys, keep[steps, devices][real], on_corrupt, threads, ahead)
+    def failure(index: int) -> tuple[str, bool]:
+        try:
+            contents = bytes(read(keys[index]).numpy())
+        except tf.errors.NotFoundError:
+            return "no such file", False
+        except Exception as reason:  # of TensorFlow, or whatever `read_frames` raises
+            return _first_line(reason), False
+        return undecodable(contents), True
+
+    images = PlannedImages(table.image_dir, names, failure)
+    frames = _frames(load, keys, keep[start_step:, devices][real], on_corrupt, threads, ahead)
     planned = int((plan.frame_rows[:, devices] >= 0).sum())
-    return _steps(
-        table, share, sizes, (height, width), _explained(frames, images), images, planned, max_lost
+    return packed_steps(
+        *(table, share, sizes, (height, width), _explained(frames, images), images),
+        planned=planned,
+        max_lost=max_lost,
     )
 
 
@@ -264,44 +256,8 @@ def _frames(
     return blocks
 
 
-@dataclass(frozen=True)
-class _Images:
-    """The images of a plan, to find out what is wrong with one."""
-
-    folder: Path
-    names: np.ndarray
-    keys: np.ndarray
-    read: Callable[[Any], tf.Tensor]
-
-    def path(self, index: int) -> Path:
-        return self.folder / os.fsdecode(self.names[index])
-
-    def failure(self, index: int) -> tuple[str, bool]:
-        """Why it cannot be read or decoded, "" where it can, and whether it could be read."""
-        try:
-            contents = bytes(self.read(self.keys[index]).numpy())
-        except tf.errors.NotFoundError:
-            return "no such file", False
-        except Exception as reason:  # of TensorFlow, or whatever `read_frames` raises
-            return _first_line(reason), False
-        return undecodable(contents), True
-
-    def unreadable(self, index: int, reason: str, was_read: bool) -> UserError:
-        skip = ", or set data.on_corrupt to 'skip'" if was_read else ""  # which is for these only
-        return UserError(
-            f"{self.path(index)}: cannot be read ({reason}); expected a whole PNG or JPEG; replace "
-            f"it, or drop it with `python -m stf_jax.prepare verify --fix`{skip}"
-        )
-
-    def changing(self) -> UserError:
-        return UserError(
-            f"{self.folder}: an image could not be read but now can; is the folder being written "
-            "to? Start again"
-        )
-
-
 def _explained(
-    frames: Iterator[tuple[np.ndarray, np.ndarray]], images: _Images
+    frames: Iterator[tuple[np.ndarray, np.ndarray]], images: PlannedImages
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The same blocks; a failure becomes a UserError that names the image."""
     start = 0
@@ -326,76 +282,3 @@ def _first_line(error: Exception) -> str:
     line = (text.strip() or type(error).__name__).splitlines()[0]
     line = line.partition(" [Op:")[0].rpartition("}} ")[2]
     return line.rpartition("Summarized data: b")[2].strip("'")  # of a failed assertion
-
-
-def _steps(
-    table: TrackletTable,
-    plan: Plan,
-    sizes: np.ndarray,
-    shape: tuple[int, int],
-    frames: Iterator[tuple[np.ndarray, np.ndarray]],
-    files: _Images,
-    planned: int,
-    max_lost: float,
-) -> Iterator[PackedBatch]:
-    _, num_devices, num_tracklets, _ = plan.frame_rows.shape
-    step, device, tracklet, slot = np.nonzero(plan.frame_rows >= 0)
-    numbers = np.zeros_like(plan.tracklets) if plan.global_index is None else plan.global_index
-    ends = np.searchsorted(step, np.arange(len(sizes)), side="right")
-    index, images = np.zeros(0, np.int64), np.zeros((0, *shape, 3), np.uint8)
-    start, skipped = 0, 0
-    for s, (size, end) in enumerate(zip(sizes, ends.tolist(), strict=True)):
-        batch = PackedBatch(
-            images=np.zeros((num_devices, size, *shape, 3), np.uint8),
-            tracklet=np.full((num_devices, size), num_tracklets, np.int32),
-            slot=np.zeros((num_devices, size), np.int32),
-            labels=np.full((num_devices, num_tracklets), -1, np.int32),
-            global_index=numbers[s].astype(np.int32),
-        )
-        seen = np.zeros(end - start, bool)
-        filled = [0] * num_devices
-        while True:
-            here = int(np.searchsorted(index, end))
-            seen[index[:here] - start] = True
-            for d in np.unique(device[index[:here]]):
-                (its,) = np.nonzero(device[index[:here]] == d)
-                rows = slice(filled[d], filled[d] + len(its))
-                batch.images[d, rows] = images[its[0] : its[-1] + 1]
-                batch.tracklet[d, rows] = tracklet[index[its]]
-                batch.slot[d, rows] = slot[index[its]]
-                filled[d] += len(its)
-            index, images = index[here:], images[here:]
-            # Without a later frame in hand more of this step's may come.
-            if len(index) or seen.all():
-                break
-            index, images = next(frames, (index, images))
-            if not len(index):
-                break
-        for lost in (start + np.flatnonzero(~seen)).tolist():
-            reason, was_read = files.failure(lost)
-            if not reason:
-                raise files.changing()
-            if not was_read:
-                raise files.unreadable(lost, reason, was_read)
-            skipped += 1
-            if skipped <= _NAMED:
-                _LOG.warning("%s: cannot be decoded, left out", files.path(lost))
-            if skipped > max_lost * planned:
-                raise UserError(
-                    f"{files.folder}: {skipped} of {planned} images of an epoch cannot be decoded; "
-                    f"expected at most {100 * max_lost:g} % (config.data.max_lost); replace them, "
-                    "or drop them with `python -m stf_jax.prepare verify --fix`"
-                )
-        if max_lost < 1 and end > start and not seen.any():
-            raise UserError(
-                f"{files.folder}: none of the {end - start} images of a step can be decoded "
-                f"(such as {files.path(start).name}); expected some; replace them, or drop them "
-                "with `python -m stf_jax.prepare verify --fix`"
-            )
-        used = (np.arange(num_tracklets) == batch.tracklet[:, :, None]).any(axis=1)  # [D, B]
-        batch.labels[used] = table.labels[plan.tracklets[s][used]]
-        start = end
-        yield batch
-    if skipped:
-        count = len(files.names)
-        _LOG.warning("%d of %d images could not be decoded and were left out", skipped, count)

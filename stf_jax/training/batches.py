@@ -7,10 +7,9 @@ from stf_jax import hosts
 from stf_jax.config import Config
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
-from stf_jax.data.pipeline import batches
 from stf_jax.data.prefetch import prefetched
 from stf_jax.data.sampling import Position, training_plan
-from stf_jax.data.source import frame_source
+from stf_jax.data.source import batches, frame_source
 from stf_jax.devices import shard
 
 

@@ -14,6 +14,7 @@ from stf_jax.config import Config
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.prefetch import prefetched
 from stf_jax.data.sampling import Plan, evaluation_plan, frame_buckets, frame_counts
+from stf_jax.data.source import batches
 from stf_jax.devices import replicate, shard
 from stf_jax.evaluation.features.extract import extract_features, parallel_extract_step
 from stf_jax.evaluation.features.feature_files import TrackletFeatures
@@ -40,8 +41,6 @@ def extract_table(
     Raises UserError for an unreadable image (unless `config.data.on_corrupt` is "skip") and
     RuntimeError should a frame be missed.
     """
-    from stf_jax.data.pipeline import batches  # TensorFlow, which nothing else here needs
-
     data, evaluation, num_devices = config.data, config.evaluation, jax.device_count()
     plan = evaluation_plan(
         table,

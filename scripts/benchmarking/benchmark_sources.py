@@ -1,13 +1,13 @@
-"""Frames per second of building a tfds data set from a layout, and of reading it for training.
+"""Frames per second of a layout's folder, a tfds data set and decoded frames made from it.
 
-python scripts/benchmarking/benchmark_tfds.py [--root LAYOUT] [--frames N] [--folder DIR] [--json F]
+python scripts/benchmarking/benchmark_sources.py [--root LAYOUT] [--frames N] [--folder DIR]
 
 Without --root a layout of that many frames is drawn: JPEGs of 256 x 128 in tracklets of 58, as MARS
-has on average. It is built as `python -m stf_jax.data.video_reid_builder` does and read through the
-pipeline of training, resized to 384 x 128: every frame in order (as evaluation does), and an epoch
-of training (5 to 25 frames of each tracklet), each from the built data set and from the folder.
-What was just written is in the page cache, so disks are not measured. Where a rate is
-of all frames, the time at MARS's size is given, too: 1,191,003 frames.
+has on average. A data set is built as `python -m stf_jax.data.video_reid_builder` does, frames are
+decoded to 384 x 128 as `python -m stf_jax.data.decode` does. Both and the folder are read as by
+training, at 384 x 128: every frame in order (as evaluation does), and an epoch of training (5 to 25
+frames of each tracklet). What was just written is in the page cache, so disks are not measured.
+Where a rate is of all frames, the time at MARS's size is given, too: 1,191,003 frames.
 """
 
 import argparse
@@ -28,11 +28,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from stf_jax.config import DataConfig
 from stf_jax.cores import usable_cores
 from stf_jax.data import video_reid_builder
+from stf_jax.data.decode import decode
 from stf_jax.data.layout.partitions import TrackletTable, load_layout
-from stf_jax.data.pipeline import batches, tf
+from stf_jax.data.pipeline import tf
 from stf_jax.data.sampling import evaluation_plan, frame_buckets, frame_counts, training_plan
+from stf_jax.data.source import batches, frame_source
 from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.prepare.layout import image_name, write_partitions
 
@@ -88,11 +91,12 @@ def _table(root: Path, subset: str, check_files: bool) -> TrackletTable:
     return table
 
 
-def read_all(root: Path, *, built: bool, training: bool) -> int:
+def read_all(root: Path, source: str, *, training: bool) -> int:
     """Reads every test frame in order, or an epoch of training; returns the frames."""
     subset = "trainval" if training else "test"
-    table = _table(root, subset, check_files=not built)
-    read_frames = video_reid_builder.frame_reader(root, subset, table) if built else None
+    table = _table(root, subset, check_files=source == "folder")
+    data = DataConfig(root=str(root), source=source)
+    read_frames = frame_source(data, subset, table)
     if training:
         plan = training_plan(
             table,
@@ -113,7 +117,7 @@ def read_all(root: Path, *, built: bool, training: bool) -> int:
     return sum(int(batch.real.sum()) for batch in stream)
 
 
-def measure(layout: Path, data_dir: Path) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+def measure(layout: Path, scratch: Path) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """What was measured on, and the rate of each kind of work."""
     load_layout(layout, subsets=tuple(SUBSETS))
     files = [os.path.getsize(entry) for entry in os.scandir(layout / "images")]
@@ -128,20 +132,25 @@ def measure(layout: Path, data_dir: Path) -> tuple[dict[str, Any], dict[str, dic
     }
 
     def build() -> int:
-        argv = ["--layout", str(layout), "--data-dir", str(data_dir), "--name", "benchmark"]
+        argv = ["--layout", str(layout), "--data-dir", str(scratch / "tfds"), "--name", "benchmark"]
         with contextlib.redirect_stdout(io.StringIO()):
             if video_reid_builder.main(argv):
                 raise UserError(f"{layout}: could not be built; see above")
         return sum(_table(layout, subset, False).num_frames for subset in SUBSETS)
 
-    rates = {"build": timed(build)}
-    folder = data_dir / "video_reid" / "benchmark" / "1.0.0"
+    decoded = scratch / "decoded"
+    rates = {
+        "build tfds": timed(build),
+        "decode": timed(lambda: decode(layout, decoded, height=HEIGHT, width=WIDTH)),
+    }
+    built = scratch / "tfds" / "video_reid" / "benchmark" / "1.0.0"
+    sources = {"tfds": built, "folder": layout, "decoded": decoded}
     for training in (False, True):
         what = "training epoch" if training else "every frame"
-        for source, root in (("tfds", folder), ("folder", layout)):
+        for source, root in sources.items():
             rates[f"read {source}, {what}"] = timed(
-                lambda root=root, training=training: read_all(
-                    root, built=root == folder, training=training
+                lambda root=root, source=source, training=training: read_all(
+                    root, source, training=training
                 )
             )
     for name, rate in rates.items():
@@ -181,16 +190,16 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="a layout with trainval and test; default: drawn")
     parser.add_argument("--frames", type=int, default=20_000, help="to draw (default %(default)s)")
     parser.add_argument(
-        "--folder", type=Path, help="for what is drawn and built (default: temporary)"
+        "--folder", type=Path, help="for what is drawn and made (default: temporary)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     args = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="benchmark_tfds_", dir=args.folder))
+    scratch = Path(tempfile.mkdtemp(prefix="benchmark_sources_", dir=args.folder))
     try:
         layout = args.root or scratch / "layout"
         if args.root is None:
             draw_layout(layout, args.frames)
-        about, rates = measure(layout, scratch / "tfds")
+        about, rates = measure(layout, scratch)
     finally:
         shutil.rmtree(scratch)
     print(report(about, rates))
