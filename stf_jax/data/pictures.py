@@ -56,6 +56,23 @@ def read_picture(
         raise PictureError(f"{reason or type(error).__name__:.120}") from error
 
 
+def for_training(contents: bytes) -> bytes:
+    """Return a file that the input pipeline decodes, of the same picture, upright.
+
+    An upright PNG or JPEG is returned as it is, and so is what Pillow cannot read; anything else
+    becomes a PNG.
+    """
+    try:
+        with Image.open(io.BytesIO(contents)) as image:
+            if image.format in ("JPEG", "MPO", "PNG") and orientation(image) == 1:
+                return contents
+        file = io.BytesIO()
+        read_picture(io.BytesIO(contents), upright=True).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+    except Exception:  # as above; the pipeline says what is wrong with it
+        return contents
+
+
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation of an open picture: 1 to 8, 1 is upright."""
     found = image.getexif().get(ExifTags.Base.Orientation, 1)

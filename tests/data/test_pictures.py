@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stf_jax.data.pictures import MAX_PIXELS, PictureError, picture_format, read_picture
+from stf_jax.data.pictures import (
+    MAX_PIXELS,
+    PictureError,
+    for_training,
+    picture_format,
+    read_picture,
+)
 from stf_jax.data.pipeline import decode, tf, undecodable
 from stf_jax.errors import UserError
+from stf_jax.evaluation.pages.film_strips import read_frame
 from stf_jax.prepare.checking.images import check_images
 from stf_jax.prepare.tracks.video import open_video, read_frames
 
@@ -104,6 +111,10 @@ def test_frames_are_turned_as_their_exif_says(tmp_path, kind, turn):
     assert found is not None
     assert (video.height, video.width) == found.shape[:2] == (48, 32)
     assert abs(found.astype(int) - upright).mean() < 4
+    trained = decoded(for_training(contents)).astype(int)
+    np.testing.assert_array_equal(trained, found)
+    assert (for_training(contents) == contents) == (turn == 1 and kind in ("JPEG", "PNG"))
+    np.testing.assert_array_equal(read_frame(path, 32, 48), found)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -32,12 +32,12 @@ def strip_frames(features: FeatureSet, row: int, count: int) -> Int64[np.ndarray
 
 
 def read_frame(file: Path | io.BytesIO, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture fitted into `width` x `height`, its proportions kept, on grey.
+    """A picture, upright, fitted into `width` x `height`, its proportions kept, on grey.
 
     One that cannot be read is a crossed box, so that a page is made even without it.
     """
     try:
-        picture = read_picture(file, enough=(2 * width, 2 * height))
+        picture = read_picture(file, upright=True, enough=(2 * width, 2 * height))
         return np.asarray(ImageOps.pad(picture, (width, height), color=GREY))
     except PictureError:
         lost = np.full((height, width, 3), GREY, np.uint8)
