@@ -19,15 +19,18 @@ from benchmarking.settings import ROOT, Settings, add_flags, from_flags, to_dict
 
 # Part -> what it measures; the order of `all`. A part is a module of benchmarking with run().
 PARTS = {
+    "correct": "outputs and gradients on this device against the CPU, and the reference's numbers",
     "packing": "packed batches against every tracklet padded to 25 frames, at equal results",
     "step": "training step from resident batches, each batch size: FLOP/s, bytes, compile time",
     "peer": "against scripts/benchmarking/torch_peer.py on this device: training and extraction",
+    "kernels": "share of a step in kernels, in short ones, and the kinds that take most time",
     "layers": "each convolution of the backbone, by XLA and by PyTorch (needs torch)",
     "extraction": "evaluation features on MARS's test lengths",
     "memory": "host and device memory, remat's price, the largest batch, long tracklets",
     "bfloat16": "step time against float32",
     "cache": "seconds to the first step of a fresh process, without and with compiled programs",
     "ranking": "ranking and re-ranking at MARS's size",
+    "drawn-run": "drawn people from decoded frames to scores: fusion and mean pooling, seeds",
     "devices": "equal losses on 1, 2, 4 and 8 virtual CPU devices (correctness, not speed)",
     "input": "reading, decoding and resizing: frames/s, also per core (needs tensorflow)",
     "end-to-end": "the training loop: frames/s and share of time spent waiting (needs tensorflow)",

@@ -1,0 +1,94 @@
+"""Part `drawn-run`: whole runs on drawn people to their scores, from decoded frames."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarking.child import Row
+from benchmarking.settings import ROOT, Settings
+from stf_jax.config import Config, changed, load_config
+from stf_jax.data.decoded import ABOUT, FRAMES, NAMES
+from stf_jax.devices import use_compilation_cache
+from stf_jax.evaluate import evaluate_workdir
+from stf_jax.run.metrics_log import read_metrics
+from stf_jax.train import train
+
+HEIGHT, WIDTH = 64, 32
+MEAN_POOLING = {
+    "model.frame_attention": (),
+    "model.stages": (4,),
+    "model.stage_attention": "mean",
+}
+
+
+def run(settings: Settings) -> Iterator[Row]:
+    """Yield a row a run: the demo's fusion and mean pooling over seeds, then fusion in bfloat16.
+
+    On an accelerator the demo's 300 people and five seeds; on a CPU few people, few steps, two.
+    """
+    small = settings.platform == "cpu"
+    people, training, steps, seeds = (24, 12, 12, 2) if small else (300, 140, 240, 5)
+    use_compilation_cache(settings.compilation_cache)
+    with tempfile.TemporaryDirectory() as folder:
+        root = draw(Path(folder), people, training)
+        values = {
+            "data.root": str(root),
+            "data.source": "decoded",
+            "train.max_steps": steps,
+            "train.evaluate_before": False,
+        }
+        config = changed(load_config(ROOT / "configs" / "demo.py"), values)
+        for seed in range(seeds):
+            for model, own in (("fusion", {}), ("mean pooling", MEAN_POOLING)):
+                yield score(changed(config, {**own, "seed": seed}), model, Path(folder))
+        for seed in range(min(seeds, 2)):
+            own = {"model.dtype": "bfloat16", "seed": seed}
+            yield score(changed(config, own), "fusion, bfloat16", Path(folder))
+
+
+def draw(folder: Path, people: int, training: int) -> Path:
+    """Draw the demo's people and decode them; PNG files of the wanted size need no resizing."""
+    layout, root = folder / "layout", folder / "decoded"
+    command = [sys.executable, "-m", "stf_jax.prepare", "synthetic", "--output", str(layout)]
+    command += ["--identities", str(people), "--train-identities", str(training)]
+    command += ["--cameras", "3", "--min-length", "8", "--max-length", "16", "--difficulty", "0.35"]
+    command += ["--occlusion", "1", "--height", str(HEIGHT), "--width", str(WIDTH)]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    paths = sorted((layout / "images").iterdir())
+    frames = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    root.mkdir()
+    (root / "partitions.pkl").write_bytes((layout / "partitions.pkl").read_bytes())
+    np.save(root / FRAMES, frames)
+    np.save(root / NAMES, np.array([path.name for path in paths], "S"))
+    about = {"height": HEIGHT, "width": WIDTH, "pad_ratio": 0.0, "lost": {}}
+    (root / ABOUT).write_text(json.dumps({**about, "ends": [], "crc32": []}))
+    return root
+
+
+def score(config: Config, model: str, folder: Path) -> Row:
+    """Train and score one run."""
+    workdir = folder / f"{model}-{config.seed}".replace(" ", "-")
+    begun = time.perf_counter()
+    train(config, workdir)
+    trained = time.perf_counter()
+    rows = evaluate_workdir(config, workdir, report=False)["rows"]
+    scored = time.perf_counter()
+    (row,) = rows.values()
+    logged = [e for e in read_metrics(workdir / "metrics.jsonl") if "data_wait" in e][1:]
+    return {
+        "run": model,
+        "seed": config.seed,
+        "mAP %": 100 * row["scores"]["mAP"],
+        "rank-1 %": 100 * row["scores"]["rank-1"],
+        "training s": trained - begun,
+        "scoring s": scored - trained,
+        "frames/s": float(np.median([e["frames_per_second"] for e in logged])) if logged else None,
+        "wait %": 100 * float(np.median([e["data_wait"] for e in logged])) if logged else None,
+    }

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Usage: scripts/gpu.sh [OUTPUT [OPTION ...]]     measures a GPU in eight minutes
+# What matters most comes first and each part prints and stores its rows as it ends, so that a stop
+# loses nothing. PYTHON must have jax, flax, optax, orbax, Pillow, tqdm, tensorboardX and, for the
+# comparison with PyTorch, torch; TensorFlow and ml_collections are not needed. OPTIONs are
+# scripts/benchmark.py's.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+case " $* " in *" -h "* | *" --help "*) sed -n '2,6s/^# //p' "$0"; exit 0 ;; esac
+output=${1:-scripts/benchmark_results}
+shift || true
+python=${PYTHON:-python3}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+status=0
+begun=$SECONDS
+part() { # MINUTES, then parts and options
+  local minutes=$1 left
+  shift
+  left=$((480 - (SECONDS - begun)))
+  [ "$left" -ge 15 ] || { echo "no time left for $*"; return; }
+  "$python" scripts/benchmark.py --output "$output" --minutes "$minutes" "$@" || status=1
+}
+part 1.5 correct "$@"
+part 1.5 step --dtype bfloat16 --frame-buckets 1 "$@"
+part 1.5 peer --dtype bfloat16 --frame-buckets 1 --rounds 3 "$@"
+part 1 extraction --dtype bfloat16 "$@"
+part 0.5 kernels --dtype bfloat16 "$@"
+XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_command_buffer=" part 0.5 kernels --dtype bfloat16 "$@"
+XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_triton_gemm=false" part 0.5 kernels --dtype bfloat16 "$@"
+part 2 drawn-run "$@"
+part 1 bfloat16 memory "$@"
+exit "$status"
