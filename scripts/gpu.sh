@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Usage: scripts/gpu.sh [OUTPUT [OPTION ...]]     measures a GPU in eight minutes
 # What matters most comes first and each part prints and stores its rows as it ends, so that a stop
-# loses nothing. PYTHON must have jax, flax, optax, orbax, Pillow, tqdm, tensorboardX and, for the
-# comparison with PyTorch, torch; TensorFlow and ml_collections are not needed. OPTIONs are
-# scripts/benchmark.py's.
+# loses nothing. PYTHON must have jax, flax, optax, orbax, safetensors, Pillow, tqdm, tensorboardX
+# and, for the comparison with PyTorch, torch; TensorFlow and ml_collections are not needed. OPTIONs
+# are scripts/benchmark.py's.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 case " $* " in *" -h "* | *" --help "*) sed -n '2,6s/^# //p' "$0"; exit 0 ;; esac

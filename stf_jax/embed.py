@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from stf_jax.config import Config, changed, check_config
 from stf_jax.data.layout.checks import examples
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.data.pictures import for_training
 from stf_jax.data.source import evaluation_table
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
@@ -25,8 +27,10 @@ from stf_jax.run.run_files import run_config
 from stf_jax.run.tensor_checksums import digest
 
 _LOG = logging.getLogger(__name__)
-_IMAGE = re.compile(r".*\.(?:png|jpg|jpeg)", re.IGNORECASE)
-_OTHER_IMAGE = re.compile(r".*\.(?:bmp|gif|heic|jfif|jp2|ppm|pgm|tif|tiff|webp)", re.IGNORECASE)
+_IMAGE = re.compile(
+    r".*\.(?:avif|bmp|jfif|jp2|jpe?g|pbm|pgm|png|ppm|tga|tiff?|webp)", re.IGNORECASE
+)
+_OTHER_IMAGE = re.compile(r".*\.(?:arw|cr2|dng|gif|heic|heif|jxl|nef|svg)", re.IGNORECASE)
 
 
 def embed_tracklets(
@@ -63,7 +67,8 @@ def embed_tracklets(
     table, titles = _read_source(os.fspath(source), used, camera, frames_dir)
     which = checkpoint or default_checkpoint(workdir)
     model, variables, step = restore_run(used, workdir, which)
-    found = extract_table(model, variables, table, used)
+    read_frames = None if titles is None else _upright_frames(table)
+    found = extract_table(model, variables, table, used, read_frames=read_frames)
     origin = feature_origin(used, digest(variables), step)
     return feature_set(table, found, origin=origin, titles=titles)
 
@@ -87,6 +92,16 @@ def _read_source(
     )
 
 
+def _upright_frames(table: TrackletTable) -> Callable[[np.ndarray], Sequence[bytes]]:
+    """From rows to files that the pipeline decodes: those of a layout already are such."""
+
+    def read(rows: np.ndarray) -> list[bytes]:
+        names = [os.fsdecode(name) for name in table.names[rows].tolist()]
+        return [for_training((table.image_dir / name).read_bytes()) for name in names]
+
+    return read
+
+
 def _config_of_layout(config: Config, root: str) -> Config:
     """`config` with the image files of the layout in `root` as its data."""
     return changed(config, {"data.root": root, "data.source": "folder"})
@@ -95,9 +110,10 @@ def _config_of_layout(config: Config, root: str) -> Config:
 def frame_folders(root: Path, camera: int = 1) -> tuple[TrackletTable, np.ndarray]:
     """The tracklets of a folder of folders of frames, and their titles (paths below `root`).
 
-    Every folder with .png, .jpg or .jpeg files in it is one tracklet; its frames are in the order
-    of the numbers in their names. Links to folders are followed. Hidden files and what operating
-    systems leave are passed over, pictures of other formats left out, both with a line in the log.
+    Every folder with pictures in it that Pillow reads (PNG, JPEG, WebP, TIFF, BMP ...) is one
+    tracklet; its frames are in the order of the numbers in their names. Links to folders are
+    followed. Hidden files and what operating systems leave are passed over, pictures of other
+    formats left out, both with a line in the log.
     Persons are unknown.
 
     Raises:
@@ -129,13 +145,13 @@ def frame_folders(root: Path, camera: int = 1) -> tuple[TrackletTable, np.ndarra
         _LOG.warning(leftovers_note(root, leftovers))
     if others:
         _LOG.warning(
-            "%s: %d pictures are neither PNG nor JPEG and left out (%s); convert them",
+            "%s: %d pictures of formats that are not read are left out (%s); convert them",
             *(root, len(others), examples(others)),
         )
     if not names:
         raise UserError(
             f"{root}: neither a layout nor a folder of folders of frames; expected partitions.pkl, "
-            "or .png or .jpg files in a folder for each tracklet"
+            "or pictures in a folder for each tracklet"
         )
     count = len(lengths)
     table = TrackletTable(
