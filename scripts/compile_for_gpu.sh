@@ -10,12 +10,12 @@ base_python 12 13
 "$BASE" scripts/compile_for_gpu.py --check "$@"
 case " $* " in *" -h "* | *" --help "*) exit 0 ;; esac
 venv=${STF_GPU_VENV:-.venv-gpu}
-wanted=$(cksum <scripts/gpu_targets/requirements.txt)
+wanted=$(cksum <scripts/gpu_requirements.txt)
 if [ "$(cat "$venv/.stf_installed" 2>/dev/null)" != "$wanted" ]; then
   echo "installing the GPU build of JAX into $venv (once; a few minutes) ..." >&2
   "$BASE" -m venv "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    -r scripts/gpu_targets/requirements.txt
+    -r scripts/gpu_requirements.txt
   echo "$wanted" >"$venv/.stf_installed"
 fi
 exec "$venv/bin/python" scripts/compile_for_gpu.py "$@"
