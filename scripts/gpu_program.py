@@ -191,6 +191,8 @@ def measure(program: Program, target: str) -> dict[str, Any]:
         "temporary": temporary,
         "peak": arguments + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "kernels": len(launches),
+        # What the card's bandwidth does within a microsecond: their launch takes longer.
+        "small": sum(kernel.moved < CARDS[target].bandwidth * 1e-6 for kernel in launches),
         "moved": sum(kernel.moved for kernel in launches),
         "flops": sum(kernel.flops for kernel in launches),
         "groups": groups.most_common(),
@@ -281,7 +283,8 @@ def step_lines(program: Program, found: dict[str, Any], card: Card, dtype: str) 
         f"  memory    arguments {found['arguments'] / 1e9:.2f} GB, temporary "
         f"{found['temporary'] / 1e9:.2f}, peak {found['peak'] / 1e9:.2f}: {verdict} "
         f"{limit / 1e9:.0f} GB ({SHARE:.0%} of {card.memory / 1e9:.0f})",
-        f"  kernels   {found['kernels']:,} a step",
+        f"  kernels   {found['kernels']:,} a step, {found['small']:,} of them with bytes for less "
+        "than a microsecond",
         f"  a frame   {found['moved'] / frames / 1e6:.0f} MB moved, "
         f"{found['flops'] / frames / 1e9:.1f} GFLOP",
         f"  frames/s  at most {' and '.join(bounds)}: {binds} binds",

@@ -59,6 +59,7 @@ def test_the_report_says_what_binds() -> None:
         "temporary": 2e9,
         "peak": 3e9,
         "kernels": 1234,
+        "small": 1000,
         "moved": 50 * 400e6,
         "flops": 50 * 40e9,
         "groups": [("stem: products, forward", 50 * 3e6)],
@@ -69,6 +70,7 @@ def test_the_report_says_what_binds() -> None:
     # Two devices at 2 TB/s and 400 MB a frame; at 400 TFLOP/s and 40 GFLOP.
     assert "at most 10,000 by bandwidth (2.00 TB/s) and 20,000 by arithmetic" in text
     assert "bandwidth binds" in text
+    assert "1,234 a step, 1,000 of them" in text
     assert "peak 3.00: fits 4 GB (75% of 5)" in text
     assert "400 MB moved, 40.0 GFLOP" in text
     assert "3.0  stem: products, forward" in text

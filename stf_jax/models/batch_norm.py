@@ -95,10 +95,7 @@ def _normalise(x, residual, mask, scale, bias, epsilon, relu, axis_name):
     wide = x.astype(scale.dtype)
     moments = masked_moments(wide, mask, axis_name)
     y = _affine(wide, moments[0], scale * jax.lax.rsqrt(moments[1] + epsilon), bias)
-    y = _activate(y, residual, relu).astype(x.dtype)
-    if relu:
-        # Without it XLA computes the mask from `x` and `residual`, which is more to read.
-        y = jax.lax.optimization_barrier(y)
+    y = _activate(y, residual, relu, x.dtype)
     return (y, moments), (x, residual, y if relu else None, mask, scale, bias, moments)
 
 
@@ -140,10 +137,14 @@ def _affine(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
     return (x - mean[lead]) * factor[lead] + bias[lead]
 
 
-def _activate(y: Array, residual: Array | None, relu: bool) -> Array:
+def _activate(y: Array, residual: Array | None, relu: bool, dtype: Any) -> Array:
     if residual is not None:
         y = y + residual
-    return nn.relu(y) if relu else y
+    if not relu:
+        return y.astype(dtype)
+    # Without the barrier XLA keeps `y` in float32, too, where the next block adds it, and computes
+    # the ReLU's mask from `x` and `residual`: more to write and to read.
+    return jax.lax.optimization_barrier(nn.relu(y).astype(dtype))
 
 
 class BatchNorm(nn.Module):
@@ -207,5 +208,5 @@ class BatchNorm(nn.Module):
             )
             mean = running_mean.value.astype(wide)
             y = _affine(x.astype(wide), mean, factor, bias.astype(wide))
-            y = _activate(y, residual, self.relu)
-        return y.astype(self.dtype)
+            y = _activate(y, residual, self.relu, self.dtype)
+        return y
