@@ -5,7 +5,7 @@ scripts/compile_for_gpu.sh [--only NAME ...] [--all] [--target h100] [--jobs N]
 XLA compiles for a chip that is described, so a fault of its GPU compiler shows on any machine.
 Needs jax[cuda13] (the .sh installs it into an environment of its own). Exit status 1 where a
 program does not compile, or takes more bytes or kernels on an H100 than its goal. It does not
-measure time. scripts/gpu_program.py says more about one config's programs.
+measure time. python scripts/gpu_program.py says more about one config's programs.
 """
 
 import argparse
@@ -48,12 +48,11 @@ def programs(rare: bool = False) -> dict[str, Program]:
         "re-ranking, neighbours": Program(step="neighbours", frames=13_000),
         "mars, train, every augmentation": Program(options=(*bf16, *AUGMENTED)),
     }
-    for devices in (2, 8):
-        for synced in (False, True):
-            option = f"--config.train.sync_batch_norm={synced}"
-            name = f"mars, train, {devices} devices{', synchronised' if synced else ''}"
-            options = (*bf16, option, f"--config.data.tracklets={4 * devices}")
-            found[name] = Program(options=options, devices=devices)
+    for devices, synced in ((2, False), (8, True)):
+        option = f"--config.train.sync_batch_norm={synced}"
+        name = f"mars, train, {devices} devices{', synchronised' if synced else ''}"
+        options = (*bf16, option, f"--config.data.tracklets={4 * devices}")
+        found[name] = Program(options=options, devices=devices)
     variants = runpy.run_path(str(ROOT / ablation))["VARIANTS"]
     for variant, (stages, frame_attention, stage_attention) in variants.items():
         options = (
@@ -62,7 +61,7 @@ def programs(rare: bool = False) -> dict[str, Program]:
             f"--config.model.stage_attention={stage_attention}",
         )
         found[f"ablation, {variant}"] = Program(ablation, options, frames=96)
-    for backbone in list(BACKBONES)[1:]:  # the first is the demo's own
+    for backbone in ("resnet34", "resnet50"):  # the demo's own is ResNet-18
         option = f"--config.model.backbone={backbone}"
         found[f"demo, train, {backbone}"] = Program(demo, (option,), frames=96)
     if not rare:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: scripts/compile_for_gpu.sh [--only NAME ...] [--all] [--list] [--target h100]
+# Usage: scripts/compile_for_gpu.sh [--only NAME ...] [--all] [--list] [--target h100] [--jobs N]
 # Compiles training, extraction and re-ranking for an NVIDIA GPU on a machine without one
 # (scripts/compile_for_gpu.py). Installs the GPU build of JAX into .venv-gpu (once; 4.6 GB), with
 # Python 3.12 or 3.13: STF_BASE_PYTHON picks the interpreter, STF_GPU_VENV another folder.

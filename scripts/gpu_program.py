@@ -251,7 +251,7 @@ def measure_in_children(
 def largest_that_fits(peak_of: Callable[[int], float], limit: float) -> int:
     """Return the largest n >= 1 with `peak_of(n)` <= `limit`; 0 where not even 1 fits.
 
-    `peak_of` grows with n, nearly as a line: a handful of calls.
+    `peak_of` grows with n, from some size on nearly as a line: a handful of calls.
     """
     peaks = {n: peak_of(n) for n in (1, 4)}
     while True:
@@ -259,7 +259,9 @@ def largest_that_fits(peak_of: Callable[[int], float], limit: float) -> int:
         too_large = min((n for n, peak in peaks.items() if peak > limit), default=math.inf)
         (a, low), (b, high) = sorted(peaks.items())[-2:]
         guess = math.floor(b + (limit - high) * (b - a) / max(high - low, 1))
-        guess = int(max(fit, 1, min(guess, too_large - 1)))
+        guess = int(max(fit, 1, min(guess, 8 * b, too_large - 1)))
+        if guess in peaks:
+            guess = fit + 1
         if guess in peaks:
             return fit
         peaks[guess] = peak_of(guess)

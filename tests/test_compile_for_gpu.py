@@ -15,13 +15,14 @@ def test_what_is_likely_is_compiled() -> None:
         for dtype in ("float32", "bfloat16"):
             assert f"mars, {step}, {dtype}" in likely
         assert f"demo, {step}" in likely
-    # The first of the backbones is the demo's.
-    assert all(f"demo, train, {name}" in likely for name in list(BACKBONES)[1:])
+    assert {"demo, train, resnet34", "demo, train, resnet50"} <= set(likely)
     assert {program.devices for program in likely.values()} == {1, 2, 8}
     assert any("remat=True" in option for program in likely.values() for option in program.options)
     assert sum(name.startswith("ablation") for name in likely) == 8
     assert any(program.step == "neighbours" for program in likely.values())
-    assert len(programs(rare=True)) > len(likely)
+    every = programs(rare=True)
+    assert set(every) > set(likely)
+    assert all(any(name in known for known in every) for name in BACKBONES)
     assert set(compile_for_gpu.GOALS) <= set(likely)
 
 

@@ -39,18 +39,18 @@ def test_a_program_that_ends_the_compiler_is_reported_and_the_rest_is_measured(
     assert list(seen.values()) == found
 
 
-@pytest.mark.parametrize("limit", [5, 10, 11, 17, 999, 12_345])
+@pytest.mark.parametrize("limit", [5, 29, 31, 40, 999, 12_345])
 def test_the_largest_that_fits_is_found_in_a_handful_of_calls(limit: float) -> None:
     calls = []
 
     def peak_of(n: int) -> float:
         calls.append(n)
-        return 3 + 7 * n + 0.02 * n**1.1 + n % 3  # nearly a line
+        return max(30, 3 + 7 * n + 0.02 * n**1.1 + n % 3)  # nearly a line
 
     found = largest_that_fits(peak_of, limit)
     right = max((n for n in range(1, 2000) if peak_of(n) <= limit), default=0)
     assert found == right
-    assert len(set(calls[: calls.index(1, 1)])) <= 6
+    assert len(set(calls[: calls.index(1, 1)])) <= 8
 
 
 def test_the_report_says_what_binds() -> None:
