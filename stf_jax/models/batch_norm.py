@@ -84,9 +84,9 @@ def normalise(
 
     Returns that in the dtype of `x`, and the moments as `masked_moments` does, in that of `scale`.
 
-    The gradient is written out. The one that is derived from the moments costs CPUs three to four
-    times as much, and GPUs a tenth of a step's memory traffic: the ReLU's mask comes from what is
-    kept anyway, its output, and no sum of `residual` and the normalised `x` is kept.
+    The gradient is written out: the one that is derived from the moments costs CPUs three to four
+    times as much. ReLU and `residual` are in it so that the backward pass reads `x` and the result,
+    which are kept anyway, and nothing else: on GPUs it is bound by memory traffic.
     """
     return _normalise(x, residual, mask, scale, bias, epsilon, relu, axis_name)[0]
 
