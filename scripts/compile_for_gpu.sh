@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: scripts/compile_for_gpu.sh [--only NAME ...] [--all] [--list] [--target h100]
+# Usage: scripts/compile_for_gpu.sh [--only NAME ...] [--all] [--list] [--target h100] [--jobs N]
 # Compiles training, extraction and re-ranking for an NVIDIA GPU on a machine without one
 # (scripts/compile_for_gpu.py). Installs the GPU build of JAX into .venv-gpu (once; 4.6 GB), with
 # Python 3.12 or 3.13: STF_BASE_PYTHON picks the interpreter, STF_GPU_VENV another folder.
@@ -10,12 +10,12 @@ base_python 12 13
 "$BASE" scripts/compile_for_gpu.py --check "$@"
 case " $* " in *" -h "* | *" --help "*) exit 0 ;; esac
 venv=${STF_GPU_VENV:-.venv-gpu}
-wanted=$(cksum <scripts/gpu_targets/requirements.txt)
+wanted=$(cksum <scripts/gpu_requirements.txt)
 if [ "$(cat "$venv/.stf_installed" 2>/dev/null)" != "$wanted" ]; then
   echo "installing the GPU build of JAX into $venv (once; a few minutes) ..." >&2
   "$BASE" -m venv "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    -r scripts/gpu_targets/requirements.txt
+    -r scripts/gpu_requirements.txt
   echo "$wanted" >"$venv/.stf_installed"
 fi
 exec "$venv/bin/python" scripts/compile_for_gpu.py "$@"

@@ -2,63 +2,59 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import compile_for_gpu
-import jax
-import pytest
+from compile_for_gpu import Program, programs, verdict
 
 from stf_jax.models import BACKBONES
 
-STAND_IN = """
-import json, os, sys
-for name in json.loads(sys.argv[-1]):
-    print(json.dumps({"begins": name}), flush=True)
-    if name == "aborts":
-        print("F0000 Check failed: a == b (1 vs. 2)", file=sys.stderr, flush=True)
-        os.abort()
-    found = {"failed": "ValueError: no"} if name == "raises" else {"arguments": 1, "temporary": 2}
-    print(json.dumps({"name": name, "seconds": 0, **found}), flush=True)
-"""
-
-
-def test_a_program_that_ends_the_compiler_is_named_and_the_rest_goes_on(
-    tmp_path: Path, monkeypatch, capsys
-) -> None:
-    (tmp_path / "stand_in.py").write_text(STAND_IN)
-    monkeypatch.setattr(compile_for_gpu, "__file__", str(tmp_path / "stand_in.py"))
-    found = compile_for_gpu.compile_in_children(
-        ["good", "aborts", "raises", "aborts", "last"], "h100"
-    )
-    assert [row["name"] for row in found] == ["good", "aborts", "raises", "aborts", "last"]
-    assert ["failed" in row for row in found] == [False, True, True, True, False]
-    assert "Check failed: a == b" in found[1]["failed"]
-    assert capsys.readouterr().out.count("FAILED") == 3
-
 
 def test_what_is_likely_is_compiled() -> None:
-    known = compile_for_gpu.programs()
-    likely = {name: program for name, program in known.items() if program.likely}
+    likely = programs()
     for step in ("train", "extract"):
         for dtype in ("float32", "bfloat16"):
             assert f"mars, {step}, {dtype}" in likely
         assert f"demo, {step}" in likely
-    # The first of the backbones is the demo's.
-    assert all(f"demo, train, {name}" in likely for name in list(BACKBONES)[1:])
+    assert {"demo, train, resnet34", "demo, train, resnet50"} <= set(likely)
     assert {program.devices for program in likely.values()} == {1, 2, 8}
     assert any("remat=True" in option for program in likely.values() for option in program.options)
     assert sum(name.startswith("ablation") for name in likely) == 8
     assert any(program.step == "neighbours" for program in likely.values())
-    assert len(known) > len(likely)
+    every = programs(rare=True)
+    assert set(every) > set(likely)
+    assert all(any(name in known for known in every) for name in BACKBONES)
+    assert set(compile_for_gpu.GOALS) <= set(likely)
 
 
-@pytest.mark.parametrize("name", ["demo, train", "demo, extract", "re-ranking, neighbours"])
-def test_programs_are_those_of_the_package(name: str) -> None:
-    lowered = compile_for_gpu.lower_program(compile_for_gpu.programs()[name], jax.devices()[:1])
-    assert "stablehlo" in lowered.as_text()
+def test_goals_are_held_on_the_card_they_are_for() -> None:
+    name, program = "mars, train, bfloat16", Program(frames=60)
+    good = {"moved": 470 * 60e6, "kernels": 1300}
+    assert verdict(name, program, good, "h100") == ""
+    assert "471 MB a frame, at most 470" in verdict(
+        name, program, good | {"moved": 471 * 60e6}, "h100"
+    )
+    assert "1301 kernels" in verdict(name, program, good | {"kernels": 1301}, "h100")
+    assert verdict(name, program, good | {"kernels": 1301}, "l4") == ""
+    assert verdict("demo, train", program, good | {"kernels": 9999}, "h100") == ""
+    assert verdict(name, program, {"failed": "it aborts"}, "l4") == "it aborts"
 
 
-def test_wrong_options_are_reported(tmp_path: Path) -> None:
+def test_programs_are_printed_as_they_come_and_failures_returned(monkeypatch, capsys) -> None:
+    row = {"arguments": 1e9, "temporary": 2e9, "kernels": 1000, "moved": 60e6, "seconds": 3}
+
+    def measured(given, target, report):
+        for number in range(len(given)):
+            report(number, row if number else {"failed": "no"})
+
+    monkeypatch.setattr(compile_for_gpu, "measure_in_children", measured)
+    chosen = {"first": Program(), "second": Program()}
+    assert compile_for_gpu.compile_all(chosen, "h100") == ["first"]
+    failed, good = capsys.readouterr().out.splitlines()
+    assert failed == "FAILED  first: no"
+    assert good.split() == ["second", "3", "s", "1.00", "2.00", "GB", "1,000", "1.0", "MB"]
+
+
+def test_wrong_options_are_reported() -> None:
     command = [sys.executable, compile_for_gpu.__file__]
     wrong = subprocess.run([*command, "--target", "tin"], capture_output=True, text=True)
     assert wrong.returncode == 2

@@ -36,8 +36,9 @@ def masked_moments(
         centred = jnp.where(mask[:, None, None], centred, 0)
         count = mask.sum().astype(x.dtype) * rows.shape[1]
     divisor = jnp.maximum(count, 1)
-    mean = centred.sum((0, 1)) / divisor
-    var = jnp.maximum((centred * centred).sum((0, 1)) / divisor - mean * mean, 0)
+    total, squares = two_sums(centred, centred * centred)
+    mean = total / divisor
+    var = jnp.maximum(squares / divisor - mean * mean, 0)
     mean = mean + shift
     if axis_name is not None:
         total = jax.lax.psum(count, axis_name)
@@ -48,50 +49,83 @@ def masked_moments(
     return mean, var, count
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def two_sums(
+    a: Float[Array, "*n c"], b: Float[Array, "*n c"]
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """Sums of `a` and of `b` over all axes but the last.
+
+    One reduction, which takes a ResNet-50's training step from 1,610 kernels of a GPU to 1,477;
+    two on CPUs, where one takes 1.4 times as long.
+    """
+    every = tuple(range(a.ndim - 1))
+
+    def together(a: Array, b: Array) -> tuple[Array, Array]:
+        zero = jnp.zeros((), a.dtype)
+        return jax.lax.reduce((a, b), (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), every)
+
+    def apart(a: Array, b: Array) -> tuple[Array, Array]:
+        return a.sum(every), b.sum(every)
+
+    return jax.lax.platform_dependent(a, b, cpu=apart, default=together)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def normalise(
     x: Float[Array, "n ... c"],
+    residual: Float[Array, "n ... c"] | None,
     mask: Bool[Array, " n"] | None,
     scale: Float[Array, " c"],
     bias: Float[Array, " c"],
     epsilon: float,
+    relu: bool,
     axis_name: str | None,
 ) -> tuple[Float[Array, "n ... c"], tuple[Array, Array, Array]]:
-    """Normalise `x` by its masked moments; return them, too, as `masked_moments` does.
+    """Normalise `x` by its masked moments, add `residual`, apply a ReLU where `relu`.
 
-    In the dtype of `scale`. The gradient is written out: the one that is derived from the moments
-    costs CPUs three to four times as much.
+    Returns that in the dtype of `x`, and the moments as `masked_moments` does, in that of `scale`.
+
+    The gradient is written out: the one that is derived from the moments costs CPUs three to four
+    times as much. ReLU and `residual` are in it so that the backward pass reads `x` and the result,
+    which are kept anyway, and nothing else: on GPUs it is bound by memory traffic.
     """
-    return _normalise(x, mask, scale, bias, epsilon, axis_name)[0]
+    return _normalise(x, residual, mask, scale, bias, epsilon, relu, axis_name)[0]
 
 
-def _normalise(x, mask, scale, bias, epsilon, axis_name):
+def _normalise(x, residual, mask, scale, bias, epsilon, relu, axis_name):
     wide = x.astype(scale.dtype)
     moments = masked_moments(wide, mask, axis_name)
     y = _affine(wide, moments[0], scale * jax.lax.rsqrt(moments[1] + epsilon), bias)
-    return (y, moments), (x, mask, scale, moments)
+    y = _activate(y, residual, relu, x.dtype)
+    return (y, moments), (x, residual, y if relu else None, mask, scale, bias, moments)
 
 
-def _normalise_gradient(epsilon, axis_name, saved, cotangents):
+def _normalise_gradient(epsilon, relu, axis_name, saved, cotangents):
     """With k = scale / sqrt(var + epsilon): dx = k dy + (dmean + 2 dvar (x - mean)) / count."""
-    x, mask, scale, (mean, var, count) = saved
+    x, residual, y, mask, scale, bias, (mean, var, count) = saved
     dy, (dmean, dvar, _) = cotangents
     lead = (None,) * (x.ndim - 1)
-    every = tuple(range(x.ndim - 1))
     inverse = jax.lax.rsqrt(var + epsilon)
     centred = x.astype(scale.dtype) - mean[lead]
-    dbias, along = dy.sum(every), (dy * centred).sum(every)
+    through_relu = jnp.where(y > 0, dy, 0) if relu else dy
+    dresidual = None if residual is None else through_relu.astype(residual.dtype)
+    wide = through_relu.astype(scale.dtype)
+    dbias, along = two_sums(wide, wide * centred)
     # Rows of all devices share the moments; scale and bias are each device's own.
     dmean = dmean - scale * inverse * dbias
     dvar = dvar - 0.5 * scale * inverse**3 * along
     if axis_name is not None:
         dmean, dvar = jax.lax.psum((dmean, dvar), axis_name)
+    if relu and residual is None:
+        # The same mask from `x`, which is read here anyway: else `through_relu` would be written
+        # to memory by the kernel of the sums and read by this one.
+        opened = _affine(x.astype(scale.dtype), mean, scale * inverse, bias) > 0
+        wide = jnp.where(opened, dy, 0).astype(scale.dtype)
     share = 1 / jnp.maximum(count, 1)
-    through = (2 * share * dvar)[lead] * centred + (share * dmean)[lead]
+    dx = (2 * share * dvar)[lead] * centred + (share * dmean)[lead]
     if mask is not None:
-        through = jnp.where(mask.reshape(-1, *(1,) * (x.ndim - 1)), through, 0)
-    dx = (scale * inverse)[lead] * dy + through
-    return dx.astype(x.dtype), None, along * inverse, dbias
+        dx = jnp.where(mask.reshape(-1, *(1,) * (x.ndim - 1)), dx, 0)
+    dx = (scale * inverse)[lead] * wide + dx
+    return dx.astype(x.dtype), dresidual, None, along * inverse, dbias
 
 
 normalise.defvjp(_normalise, _normalise_gradient)
@@ -103,25 +137,42 @@ def _affine(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
     return (x - mean[lead]) * factor[lead] + bias[lead]
 
 
+def _activate(y: Array, residual: Array | None, relu: bool, dtype: Any) -> Array:
+    if residual is not None:
+        y = y + residual
+    if not relu:
+        return y.astype(dtype)
+    # Without the barrier XLA keeps `y` in float32, too, where the next block adds it, and computes
+    # the ReLU's mask from `x` and `residual`: more to write and to read.
+    return jax.lax.optimization_barrier(nn.relu(y).astype(dtype))
+
+
 class BatchNorm(nn.Module):
     """Normalises the last axis of `x` [n, ..., c].
 
     In training by the moments of the rows that `mask` [n] keeps, and the running moments move by
     1 - `momentum` towards them, the variance unbiased as in torch; else by the running moments.
-    A training call without any real row leaves the running moments alone. Statistics are in
-    float32 or wider; the result has `dtype`.
+    A training call without any real row leaves the running moments alone. `residual` is added to
+    the result, and `relu` applied to that. Statistics are in float32 or wider; the result has
+    `dtype`.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     scale_init: float = 1.0
+    relu: bool = False
     axis_name: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n ... c"], mask: Bool[Array, " n"] | None, *, train: bool
+        self,
+        x: Float[Array, "n ... c"],
+        mask: Bool[Array, " n"] | None,
+        residual: Float[Array, "n ... c"] | None = None,
+        *,
+        train: bool,
     ) -> Float[Array, "n ... c"]:
         """Return the normalised `x`; updates collection `batch_stats` when `train`."""
         c = x.shape[-1]
@@ -135,7 +186,14 @@ class BatchNorm(nn.Module):
         if train:
             axis_name = None if self.is_initializing() else self.axis_name
             found: Any = normalise(
-                x, mask, scale.astype(wide), bias.astype(wide), self.epsilon, axis_name
+                x.astype(self.dtype),
+                residual,
+                mask,
+                scale.astype(wide),
+                bias.astype(wide),
+                self.epsilon,
+                self.relu,
+                axis_name,
             )
             y, (mean, var, count) = found
             if not self.is_initializing():
@@ -150,4 +208,5 @@ class BatchNorm(nn.Module):
             )
             mean = running_mean.value.astype(wide)
             y = _affine(x.astype(wide), mean, factor, bias.astype(wide))
-        return y.astype(self.dtype)
+            y = _activate(y, residual, self.relu, self.dtype)
+        return y

@@ -6,6 +6,7 @@ as person re-identification uses them: the stride and the dilation of the last s
 (`last_stride` 1 keeps a 24x8 map of a 384x128 image). Weights come from a file, see `pretrained`.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -139,23 +140,22 @@ class Block(nn.Module):
         """Map `x`; rows outside `mask` are computed but enter no statistics."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-        def conv_bn(y, name, features, kernel=3, stride=1, dilation=1):
+        def conv_bn(y, name, features, kernel=3, stride=1, dilation=1, residual=None, relu=True):
             y = Conv(features, kernel, stride, dilation, **types, name=f"conv{name}")(y)
-            return BatchNorm(axis_name=self.axis_name, **types, name=f"bn{name}")(
-                y, mask, train=train
-            )
+            bn = BatchNorm(relu=relu, axis_name=self.axis_name, **types, name=f"bn{name}")
+            return bn(y, mask, residual, train=train)
 
         out = self.width * 4 if self.bottleneck else self.width
-        if self.bottleneck:
-            y = nn.relu(conv_bn(x, "1", self.width, kernel=1))
-            y = nn.relu(conv_bn(y, "2", self.width, stride=self.stride, dilation=self.dilation))
-            y = conv_bn(y, "3", out, kernel=1)
-        else:
-            y = nn.relu(conv_bn(x, "1", out, stride=self.stride, dilation=self.dilation))
-            y = conv_bn(y, "2", out)
+        shortcut = x
         if self.stride != 1 or x.shape[-1] != out:
-            x = conv_bn(x, "_shortcut", out, kernel=1, stride=self.stride)
-        return nn.relu(y + x)
+            shortcut = conv_bn(x, "_shortcut", out, kernel=1, stride=self.stride, relu=False)
+        strided = partial(conv_bn, stride=self.stride, dilation=self.dilation)
+        if self.bottleneck:
+            y = conv_bn(x, "1", self.width, kernel=1)
+            y = strided(y, "2", self.width)
+            return conv_bn(y, "3", out, kernel=1, residual=shortcut)
+        y = strided(x, "1", out)
+        return conv_bn(y, "2", out, residual=shortcut)
 
 
 class ResNet(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stf_jax.models.batch_norm import BatchNorm, masked_moments, normalise
+from stf_jax.models.batch_norm import BatchNorm, masked_moments, normalise, two_sums
 
 C = 3
 
@@ -83,6 +83,25 @@ def test_evaluation_uses_the_running_statistics():
     expected = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
     expected = expected * v["params"]["scale"] + v["params"]["bias"]
     np.testing.assert_allclose(np.asarray(y), expected, rtol=1e-5, atol=1e-5)
+    residual = data(4, seed=1)
+    y = BatchNorm(relu=True).apply(
+        on_device(v), jnp.asarray(x), None, jnp.asarray(residual), train=False
+    )
+    np.testing.assert_allclose(
+        np.asarray(y), np.maximum(expected + residual, 0), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_one_reduction_for_two_sums_gives_both(monkeypatch):
+    """The way of GPUs, computed here: `platform_dependent` takes what has no platform's name."""
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *arguments, cpu, default: default(*arguments)
+    )
+    r = np.random.RandomState(0)
+    a, b = r.standard_normal((2, 7, 5, C)).astype(np.float32)
+    found = two_sums(jnp.asarray(a), jnp.asarray(b))
+    for sums, rows in zip(found, (a, b), strict=True):
+        np.testing.assert_allclose(sums, rows.sum((0, 1)), rtol=1e-5, atol=1e-5)
 
 
 def test_a_large_mean_costs_no_variance():
@@ -97,25 +116,29 @@ def test_a_large_mean_costs_no_variance():
         assert count == 64 * 50
 
 
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_gradient_is_that_of_the_formula(masked):
+def test_the_gradient_is_that_of_the_formula(masked, relu, added):
     """Of outputs (padded rows' too) and moments, for arbitrary cotangents; float64."""
     mask = jnp.array([True, False, True, True]) if masked else None
 
-    def formula(x, scale, bias):
+    def formula(x, residual, scale, bias):
         rows = (x if mask is None else x[np.array(mask)]).reshape(-1, C)
         mean, var = rows.mean(0), rows.var(0)
         y = (x - mean[None, None]) / jnp.sqrt(var + 1e-5)[None, None] * scale[None, None]
-        return y + bias[None, None], mean, var
+        y = y + bias[None, None] + (residual if added else 0)
+        return jnp.where(y > 0, y, 0) if relu else y, mean, var
 
-    def ours(x, scale, bias):
-        found: Any = normalise(x, mask, scale, bias, 1e-5, None)
+    def ours(x, residual, scale, bias):
+        found: Any = normalise(x, residual if added else None, mask, scale, bias, 1e-5, relu, None)
         y, (mean, var, _) = found
         return y, mean, var
 
     with jax.enable_x64(True):
         r = np.random.RandomState(3)
-        arguments = data(4).astype(np.float64), r.uniform(0.5, 2, C), r.standard_normal(C)
+        x, scale = data(4).astype(np.float64), r.uniform(-2, 2, C)
+        arguments = x, r.standard_normal(x.shape), scale, r.standard_normal(C)
         found, pull = jax.vjp(ours, *map(jnp.asarray, arguments))
         expected, expected_pull = jax.vjp(formula, *map(jnp.asarray, arguments))
         cotangents = jax.tree.map(lambda leaf: jnp.asarray(r.standard_normal(leaf.shape)), found)
