@@ -1,6 +1,7 @@
 """The command: `python -m stf_jax.main --config FILE --workdir DIR [--config.KEY=VALUE ...]`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,6 +30,7 @@ every key and its meaning: configs/mars.py
 _NEEDED = {"embed": ("input", "output"), "match": ("query", "gallery", "output")}
 # Options of runs on several hosts, in the order of `hosts.initialize_arguments`.
 _HOSTS = ("coordinator", "num_processes", "process_id", "distributed")
+COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -156,6 +158,13 @@ def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
     return config_flags.get_override_values(values["config"])
 
 
+def _check_data(config: Config) -> None:
+    """Raise UserError where the data are not there, before seconds of imports."""
+    from stf_jax.data.layout.partitions import check_is_there
+
+    check_is_there(Path(config.data.root) / config.data.partitions)
+
+
 def _embed(config: Config, options: argparse.Namespace) -> None:
     from stf_jax.embed import embed_tracklets
     from stf_jax.evaluation.features.feature_files import write_features
@@ -230,6 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = read_config(options, overrides)
     if options.mode in _NEEDED:  # on one host
         return _run(config, options)
+    if not any(getattr(options, name) for name in _HOSTS) and COORDINATOR not in os.environ:
+        _check_data(config)  # of several hosts, those that have theirs would wait for this one
     from stf_jax import hosts
 
     others = hosts.initialize_arguments(*(getattr(options, name) for name in _HOSTS))

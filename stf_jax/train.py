@@ -27,7 +27,7 @@ from stf_jax.evaluation.scoring import headline, rank_table
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.run import checkpoint, run_files
 from stf_jax.run.metrics_log import MetricsLog, progress_bar
-from stf_jax.run.restore import starting_variables
+from stf_jax.run.restore import check_pretrained, starting_variables
 from stf_jax.run.same_run import check_hosts
 from stf_jax.training.batches import plan_options, training_batches
 from stf_jax.training.loop import run_steps
@@ -54,16 +54,12 @@ FREE_KEYS = (
 )
 
 
-def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
-    """Write the run's config, label map and versions, or check them against an earlier start's.
+def check_run(workdir: Path, config: Config, table: TrackletTable) -> None:
+    """Check config and label map against those of an earlier start, if there was one.
 
     Raises UserError when `workdir` holds a run of another config (but for keys that change nothing
     of what is learnt) or of other identities.
     """
-    labelled = table.labels >= 0
-    labels = dict(
-        zip(table.person_ids[labelled].tolist(), table.labels[labelled].tolist(), strict=True)
-    )
     before = run_files.read_run_files(workdir)
     if before is not None:
         differing = run_files.differing_keys(
@@ -74,7 +70,7 @@ def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
             for key, change in differing.items()
             if not key.startswith(FREE_KEYS)
         ]
-        if before.labels != labels:
+        if before.labels != _labels(table):
             found.append(
                 f"{workdir}: the run's {len(before.labels)} identities are not this data's"
             )
@@ -84,7 +80,18 @@ def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
         on, here = before.starts[-1].get("devices"), str(jax.device_count())
         if on != here:
             say(f"note: on {here} devices now, on {on} before: the same batches and steps")
-    run_files.write_run_files(workdir, to_json(config), labels)
+
+
+def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
+    """Write the run's config, label map and versions: from now on the workdir is this run's."""
+    run_files.write_run_files(workdir, to_json(config), _labels(table))
+
+
+def _labels(table: TrackletTable) -> dict[int, int]:
+    """The classifier's label of each person who has one."""
+    labelled = table.labels >= 0
+    people, labels = table.person_ids[labelled].tolist(), table.labels[labelled].tolist()
+    return dict(zip(people, labels, strict=True))
 
 
 def _ranked_by(config: Config) -> list[Any]:
@@ -150,6 +157,12 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     check_config(config)
     num_devices = jax.device_count()
 
+    checkpoints = workdir / "checkpoints"
+    stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
+    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
+    # A resumed run has its weights: those it started from may no longer exist.
+    started = config if stored is None else changed(config, {"pretrained": ""})
+    check_pretrained(started.pretrained)
     layout = open_layout(config.data)
     for finding in layout.findings:
         say(f"note: {finding}")
@@ -160,6 +173,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
             f"{layout.root}: no {config.data.train_subset} images in {config.data.partitions}; "
             "expected some to train on; name another config.data.train_subset"
         )
+    hosts.from_first(lambda: check_run(workdir, config, table))
     axis_name = DEVICES if config.train.sync_batch_norm else None
     model = build_model(config.model, table.num_labels, axis_name=axis_name)
     options = plan_options(config, num_devices)
@@ -174,12 +188,6 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         f"{jax.devices()[0].device_kind}; packed batches of {', '.join(map(str, buckets))} frames"
     )
 
-    checkpoints = workdir / "checkpoints"
-    hosts.from_first(lambda: begin_run(workdir, config, table))
-    stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
-    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
-    # A resumed run has its weights: those it started from may no longer exist.
-    started = config if stored is None else changed(config, {"pretrained": ""})
     variables = starting_variables(model, started, report=say)
     optimizer, schedules = make_optimizer(
         config.optimizer, steps_per_epoch, total_steps, variables["params"]
@@ -194,6 +202,8 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         )
     check_hosts(config, (table, eval_table), state)
     state, key = replicate((state, jax.random.key(config.seed)))
+    # Not before: a start that failed must not bind the workdir to its config.
+    hosts.from_first(lambda: begin_run(workdir, config, table))
     begun, first = int(state.step), hosts.is_first()
     step_of = parallel_train_step(
         how=config.train.parallel,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stf_jax.config import KEYS, Config, changed, check_config, flat_values
+from stf_jax.config import KEYS, Config, changed, check_config, flat_values, to_json
 from stf_jax.errors import UserError
 from stf_jax.main import main, parse, read_config
 from stf_jax.run.run_files import write_run_files
@@ -100,6 +100,25 @@ def test_no_data_says_what_was_looked_for_and_how_to_prepare_it(tmp_path, capsys
     assert "python -m stf_jax.prepare" in lines[0]
 
 
+@pytest.mark.parametrize("override", ["data.root=nowhere", "model.backbone=resnet"])
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_a_wrong_config_is_reported_before_frameworks_are_imported(
+    tmp_path, mode: str, override: str
+) -> None:
+    write_run_files(tmp_path / "run", to_json(Config()), {})
+    argv = ["--mode", mode, "--workdir", str(tmp_path / "run"), f"--config.{override}"]
+    argv += ["--config", str(CONFIGS / "mars.py")] * (mode == "train")
+    code = (
+        f"import sys; from stf_jax.main import main; assert main({argv!r}) == 2; "
+        "sys.exit(', '.join({'jax', 'flax', 'tensorflow', 'torch'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert override.split("=")[1] in done.stderr
+
+
 def test_the_config_of_another_program_is_named_with_its_file(tmp_path, capsys) -> None:
     write_run_files(tmp_path, {"data": {"colour": "red"}}, {})
     status, lines = run(capsys, "--mode", "evaluate", "--workdir", str(tmp_path))
@@ -121,7 +140,9 @@ def test_stopped_training_is_no_success(tmp_path, monkeypatch, name: str, status
         raise RunStoppedError(name)
 
     monkeypatch.setattr("stf_jax.train.train", stop)
-    argv = ["--config", str(CONFIGS / "mars.py"), "--workdir", str(tmp_path)]
+    (tmp_path / "partitions.pkl").touch()
+    argv = ["--config", str(CONFIGS / "mars.py"), "--workdir", str(tmp_path / "w")]
+    argv.append(f"--config.data.root={tmp_path}")
     assert main([*argv, "--config.compilation_cache=off"]) == status
 
 
@@ -152,7 +173,8 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr("stf_jax.match.select_camera", selected)
     common = ["--config", str(CONFIGS / "mars.py"), "--workdir", "w"]
-    common += ["--config.compilation_cache=elsewhere"]
+    (tmp_path / "partitions.pkl").touch()
+    common += ["--config.compilation_cache=elsewhere", f"--config.data.root={tmp_path}"]
     config = read_config(*parse(common))
     main(["--mode", "evaluate", *common])
     main(["--mode", "evaluate", *common, "--checkpoint", "3", "--no-report"])

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import train_and_score
 from drawn_tracklets import draw
+from jax.core import Tracer
 from PIL import Image
 from ranking_loops import chosen_rows, distances_of, ranked, scores_of
 
@@ -324,6 +325,33 @@ def started(monkeypatch) -> list[Any]:
 def assert_same(ours: Any, theirs: Any) -> None:
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.parametrize("wrong", ["missing file", "missing run", "other shapes"])
+def test_a_failed_start_leaves_the_workdir_free(layout: Path, tmp_path: Path, wrong: str) -> None:
+    """What is wrong with the weights is found before an initialisation is compiled."""
+    source = tmp_path / "weights.safetensors"
+    if wrong == "missing run":
+        source.mkdir()
+    elif wrong == "other shapes":
+        write_tensors(source, {"conv1.weight": np.zeros((1, 2, 3, 4), np.float32)})
+    config = tiny_config(layout, {"pretrained": str(source), "train.max_steps": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stf_jax.run.restore.init_variables", only_shapes)
+        with pytest.raises(UserError, match=re.escape(str(source))):
+            training.train(config, tmp_path / "run")
+    assert read_run_files(tmp_path / "run") is None
+    training.train(changed(config, {"pretrained": ""}), tmp_path / "run")
+    run = read_run_files(tmp_path / "run")
+    assert run is not None
+    assert run.config["pretrained"] == ""
+
+
+def only_shapes(*arguments: Any) -> Any:
+    """Variables for `jax.eval_shape`; an error where they would be computed."""
+    found = init_variables(*arguments)
+    assert all(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(found))
+    return found
 
 
 def test_training_starts_from_another_runs_checkpoint(

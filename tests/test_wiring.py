@@ -457,10 +457,10 @@ def test_a_run_that_goes_on_keeps_every_key_that_it_learns_by(tmp_path: Path) ->
         train.begin_run(workdir, Config(), table)
         config = changed(Config(), {key: {**CHANGED, **others}[key]})
         if key in FREE:
-            train.begin_run(workdir, config, table)
+            train.check_run(workdir, config, table)
         else:
             with pytest.raises(UserError, match=rf"config\.{re.escape(key)} was "):
-                train.begin_run(workdir, config, table)
+                train.check_run(workdir, config, table)
 
 
 def test_a_run_that_goes_on_tells_of_other_devices(
@@ -475,7 +475,7 @@ def test_a_run_that_goes_on_tells_of_other_devices(
     for before, told in ((["7", here], False), ([here, "7"], True)):
         starts = json.dumps([{"devices": count} for count in before])
         (tmp_path / "versions.json").write_text(starts)
-        train.begin_run(tmp_path, Config(), table)
+        train.check_run(tmp_path, Config(), table)
         assert (f"note: on {here} devices now, on 7 before" in capsys.readouterr().err) is told
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from stf_jax.config import Config
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.models.variables import init_variables
+from stf_jax.models.weights.location import locate_weights
 from stf_jax.models.weights.pretrained import load_pretrained
 from stf_jax.run import checkpoint
 from stf_jax.run.run_files import read_run_files
@@ -53,6 +55,20 @@ def restore_run(config: Config, workdir: Path, which: str) -> tuple[TemporalFusi
     return model, variables, step
 
 
+def check_pretrained(source: str) -> None:
+    """Raise UserError where `config.pretrained` names no file and no run with a checkpoint.
+
+    A file of the hub is fetched; whether the weights fit is `starting_variables`' to say.
+    """
+    if not source:
+        return
+    if Path(source).is_dir():
+        which = default_checkpoint(Path(source))
+        checkpoint.find_step(Path(source) / "checkpoints", which)
+    else:
+        locate_weights(source)
+
+
 def starting_variables(
     model: TemporalFusionNet, config: Config, *, report: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -62,20 +78,36 @@ def starting_variables(
     another number of identities is re-initialised, which `report` gets); anything else a weights
     file or hf:// address for `models.weights.pretrained`. Raises UserError where it does not fit.
     """
-    variables = init_variables(model, config.seed, config.data.height, config.data.width)
+
+    def init() -> dict[str, Any]:
+        return init_variables(model, config.seed, config.data.height, config.data.width)
+
     source = config.pretrained
     if not source:
-        return variables
+        return init()
+    # Shapes alone: weights that do not fit are reported before an initialisation is compiled.
+    template = jax.eval_shape(init)
     if Path(source).is_dir():
         optional = ["classifier", *(["stage_attention"] if config.pretrained_partial else [])]
         which = default_checkpoint(Path(source))
         found, fresh = checkpoint.restore_model(
-            Path(source) / "checkpoints", variables, which, optional
+            Path(source) / "checkpoints", template, which, optional
         )
         for line in fresh:
             report(f"{source}: re-initialised, as it does not fit this run: {line}")
         report(f"starting from the {which} checkpoint of {source}")
-        return found
-    found, summary = load_pretrained(source, model, variables, partial=config.pretrained_partial)
-    report(str(summary))
-    return found
+    else:
+        found, summary = load_pretrained(source, model, template, partial=config.pretrained_partial)
+        report(str(summary))
+    return _filled(found, init)
+
+
+def _filled(found: dict[str, Any], init: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`found` on the device; leaves that are still shapes alone become those that `init` gives."""
+    shapes = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(found)]
+    fresh = init() if any(shapes) else found
+
+    def choose(leaf: Any, drawn: Any) -> Any:
+        return drawn if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+
+    return jax.tree.map(choose, found, fresh)
