@@ -18,6 +18,8 @@ EPILOG = """
 train and score:       python -m stf_jax.main --config configs/mars.py --workdir runs/mars
 change any value:      ... --config.data.root=/data/mars --config.optimizer.name=adam
 score a run again:     python -m stf_jax.main --mode evaluate --workdir runs/mars
+score given weights:   python -m stf_jax.main --mode evaluate --config configs/mars.py \\
+                           --weights weights.safetensors --output scored/weights
 features of anything:  python -m stf_jax.main --mode embed --workdir runs/mars \\
                            --input hall.mp4:hall.txt --output hall.npz
 who is that there?     python -m stf_jax.main --mode match --workdir runs/mars \\
@@ -44,15 +46,28 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--config", type=Path, help="config file; default: the workdir's own")
-    add("--workdir", type=Path, required=True, help="folder of this run")
+    add("--workdir", type=Path, help="folder of this run (needed, but with --weights)")
     add("--mode", choices=("train", "evaluate", "embed", "match"), default="train")
     add(
         "--checkpoint",
         help="evaluate, embed: best (by mAP), latest, or a step (default: best where the run was "
         "evaluated on val while it trained, else latest)",
     )
-    add("--no-report", action="store_true", help="evaluate: write no report/index.html")
-    add("--output", type=Path, help="embed: an .npz to write; match: a folder for the report")
+    add(
+        "--output",
+        type=Path,
+        help="evaluate: another folder for what is written; embed: an .npz to write; match: a "
+        "folder for the report",
+    )
+
+    add = parser.add_argument_group("evaluate").add_argument
+    add("--no-report", action="store_true", help="write no report/index.html")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="score a file of weights, hf://OWNER/REPOSITORY/FILE or another run, in place of the "
+        "workdir's; needs --config (but for a run) and --output",
+    )
 
     add = parser.add_argument_group(
         "several hosts",
@@ -101,9 +116,17 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     stray = [arg for arg in rest if arg.startswith("-") and not arg.startswith("--config.")]
     if stray:
         parser.error(f"unrecognized arguments: {' '.join(stray)}")
-    missing = [f"--{n}" for n in _NEEDED.get(options.mode, ()) if getattr(options, n) is None]
+    needed = _NEEDED.get(options.mode, ())
+    if options.weights is None:
+        needed = ("workdir", *needed)
+    elif options.mode != "evaluate":
+        parser.error(f"--mode {options.mode}: --weights is of --mode evaluate")
+    else:
+        needed = ("output",) if Path(options.weights).is_dir() else ("config", "output")
+    missing = [f"--{n}" for n in needed if getattr(options, n) is None]
     if missing:
-        parser.error(f"--mode {options.mode} needs {', '.join(missing)}")
+        given = " --weights" if options.weights else ""
+        parser.error(f"--mode {options.mode}{given} needs {', '.join(missing)}")
     if options.mode in _NEEDED and any(getattr(options, n) not in (None, False) for n in _HOSTS):
         parser.error(f"--mode {options.mode} runs on one host")
     vain = [arg for arg in rest if arg.startswith("--config.evaluation.")]
@@ -128,7 +151,7 @@ def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> Config
     else:
         from stf_jax.run.run_files import run_config
 
-        config = run_config(options.workdir)
+        config = run_config(options.weights or options.workdir)
     config = changed(config, _parsed(overrides))
     check_config(config)
     return config
@@ -214,9 +237,16 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     if options.mode == "embed":
         _embed(config, options)
     elif options.mode == "evaluate":
-        from stf_jax.evaluate import evaluate_workdir
+        from stf_jax.evaluate import evaluate_weights, evaluate_workdir
 
-        evaluate_workdir(config, options.workdir, options.checkpoint, report=not options.no_report)
+        report = not options.no_report
+        if options.weights and not Path(options.weights).is_dir():
+            evaluate_weights(config, options.weights, options.output, report=report)
+        else:
+            workdir = Path(options.weights or options.workdir)
+            evaluate_workdir(
+                config, workdir, options.checkpoint, output=options.output, report=report
+            )
     else:
         from stf_jax.train import train
         from stf_jax.training.stop_request import RunStoppedError

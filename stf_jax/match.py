@@ -88,7 +88,7 @@ def write_matches(
     if calibration is not None:
         notes.append(
             f"Probabilities: calibrated on {calibration.matches:,} matching and "
-            f"{calibration.others:,} other pairs, for pairs of which "
+            f"{calibration.others:,} other pairs of {calibration.data}, for pairs of which "
             f"{100 * calibration.prior:.3g} % are of one person; they hold for pictures like those."
         )
     page = write_report(

@@ -158,6 +158,7 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
 
     few = SimpleNamespace(num_tracklets=1, names=[b"x"], with_prior=lambda prior: ("fit", prior))
     recorded("evaluate.evaluate_workdir")
+    recorded("evaluate.evaluate_weights")
     recorded("embed.embed_tracklets", few)
     recorded("evaluation.features.feature_files.write_features")
     recorded("evaluation.calibration.fit_calibration", few)
@@ -177,12 +178,27 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
     common += ["--config.compilation_cache=elsewhere", f"--config.data.root={tmp_path}"]
     config = read_config(*parse(common))
     main(["--mode", "evaluate", *common])
-    main(["--mode", "evaluate", *common, "--checkpoint", "3", "--no-report"])
+    main(["--mode", "evaluate", *common, "--checkpoint", "3", "--no-report", "--output", "o"])
     assert calls == [
         "elsewhere",
-        ("evaluate_workdir", config, Path("w"), None, {"report": True}),
+        ("evaluate_workdir", config, Path("w"), None, {"output": None, "report": True}),
         "elsewhere",
-        ("evaluate_workdir", config, Path("w"), "3", {"report": False}),
+        ("evaluate_workdir", config, Path("w"), "3", {"output": Path("o"), "report": False}),
+    ]
+    calls.clear()
+    write_run_files(tmp_path / "run", to_json(config), {})
+    given = ["--mode", "evaluate", "--output", "o", "--weights"]
+    main([*given, "w.npz", *common])
+    main([*given, str(tmp_path / "run"), "--checkpoint", "best"])
+    assert calls[1::2] == [
+        ("evaluate_weights", config, "w.npz", Path("o"), {"report": True}),
+        (
+            "evaluate_workdir",
+            config,
+            tmp_path / "run",
+            "best",
+            {"output": Path("o"), "report": True},
+        ),
     ]
     calls.clear()
     output = tmp_path / "some" / "new" / "a.npz"
@@ -260,6 +276,22 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
     hosts = ["--coordinator", "h:1", "--num-processes", "2", "--process-id", "1"]
     main(["--mode", "evaluate", *common, *hosts])
     assert calls[0] == ("h:1", 2, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--mode", "evaluate"], "--mode evaluate needs --workdir"),
+        (["--mode", "evaluate", "--weights", "w.npz"], "--weights needs --config, --output"),
+        (["--mode", "evaluate", "--weights", "."], "--mode evaluate --weights needs --output"),
+        (["--workdir", "w", "--weights", "w.npz"], "--weights is of --mode evaluate"),
+    ],
+)
+def test_what_a_mode_needs(argv: list[str], said: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_mode_that_there_is_not_is_refused(capsys) -> None:

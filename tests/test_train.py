@@ -239,7 +239,7 @@ def test_a_built_tfds_data_set_trains_and_scores_as_the_folder(
 
     # The other one's config, too: a run moves from one source to the other.
     for run, source in ((tfds, config), (folder, tiny_config(layout))):
-        evaluate_workdir(source, run, "latest", report=True)
+        evaluate_workdir(source, run, "latest", report=True, output=run)
     ours, theirs = (json.loads((run / "scores.json").read_text()) for run in (tfds, folder))
     assert ours["rows"] == theirs["rows"]
     with np.load(tfds / "features.npz") as ours, np.load(folder / "features.npz") as theirs:
@@ -607,8 +607,7 @@ def test_compare_tells_runs_apart(straight, layout, tmp_path, monkeypatch, capsy
     compare = script("compare")
     run, other = tmp_path / "run", tmp_path / "other"
     shutil.copytree(straight, run)
-    evaluate_workdir(tiny_config(layout), run, "best")
-    shutil.copytree(run, other)
+    evaluate_workdir(tiny_config(layout), run, "best", output=other)
     evaluate_workdir(tiny_config(layout), run, "latest")
     capsys.readouterr()
     argv = ["--layout", str(layout), "--output", str(tmp_path / "out")]
@@ -693,11 +692,12 @@ def test_the_checkpoint_asked_for_is_used(straight: Path, layout: Path, tmp_path
     for which, step in (("4", 4), ("latest", 6)):
         argv = ["--workdir", str(run), "--checkpoint", which, "--config.compilation_cache=off"]
         assert main(["--mode", "evaluate", *argv, "--no-report"]) == 0
-        scores = json.loads((run / "scores.json").read_text())
+        folder = run if which == "latest" else run / "evaluations" / f"{layout.name}-test-step4"
+        scores = json.loads((folder / "scores.json").read_text())
         assert (scores["checkpoint"], scores["step"]) == (which, step)
         embed = ["--mode", "embed", "--input", str(layout), "--output", str(output)]
         assert main([*embed, *argv]) == 0
-        found[which], again = read_features(run / "features.npz"), read_features(output)
+        found[which], again = read_features(folder / "features.npz"), read_features(output)
         variables, _ = checkpoint.restore_model(straight / "checkpoints", template, step)
         del variables["params"]["classifier"]
         origin = found[which].origin
@@ -714,7 +714,8 @@ def test_a_scored_run_is_scored_again_for_another_checkpoint(
     shutil.copytree(straight, run)
     for which, step in (("4", 4), ("latest", 6), ("4", 4)):
         rows = train_and_score.train_and_score(tiny_config(layout), run, which)
-        stored = json.loads((run / "scores.json").read_text())
+        folder = run if which == "latest" else run / "evaluations" / f"{layout.name}-test-step4"
+        stored = json.loads((folder / "scores.json").read_text())
         assert (stored["step"], stored["rows"]) == (step, rows)
 
 
