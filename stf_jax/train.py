@@ -4,7 +4,7 @@ Top to bottom as the data flows: layout -> plan -> model -> state -> steps -> sc
 """
 
 import json
-import sys
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 from zlib import crc32
 
 import jax
-from tqdm import tqdm
 
 from stf_jax import hosts
-from stf_jax.config import Config, changed, check_config, to_json
+from stf_jax.config import Config, changed, check_config, flat_values, to_json
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Position, training_buckets, training_plan
@@ -28,6 +27,7 @@ from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.run import checkpoint, run_files
 from stf_jax.run.metrics_log import MetricsLog, progress_bar
 from stf_jax.run.restore import check_pretrained, starting_variables
+from stf_jax.run.run_log import RunLog, percents
 from stf_jax.run.same_run import check_hosts
 from stf_jax.training.batches import plan_options, training_batches
 from stf_jax.training.loop import run_steps
@@ -37,6 +37,8 @@ from stf_jax.training.profile import profiled
 from stf_jax.training.state import TrainState, init_state
 from stf_jax.training.steps import parallel_train_step
 from stf_jax.training.stop_request import RunStoppedError, StopRequest
+
+_LOG = logging.getLogger(__name__)
 
 # What a resumed run may have changed: nothing that is learnt depends on it.
 FREE_KEYS = (
@@ -79,7 +81,9 @@ def check_run(workdir: Path, config: Config, table: TrackletTable) -> None:
             raise UserError("\n".join(f"{line}: {hint}" for line in found))
         on, here = before.starts[-1].get("devices"), str(jax.device_count())
         if on != here:
-            say(f"note: on {here} devices now, on {on} before: the same batches and steps")
+            _LOG.warning(
+                "note: on %s devices now, on %s before: the same batches and steps", here, on
+            )
 
 
 def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
@@ -102,14 +106,6 @@ def _ranked_by(config: Config) -> list[Any]:
         *(evaluation.chunk, evaluation.chunk_weighting, evaluation.flip, evaluation.distance),
         *(evaluation.multi_query, evaluation.separate_camera_set),
     ]
-
-
-def say(text: str) -> None:
-    """Print a line of the run's story, on the first host, without tearing the progress bar."""
-    if not hosts.is_first():
-        return
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
 
 
 def validate(
@@ -155,6 +151,12 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     bad data, a workdir of another run, or a loss that is no longer finite.
     """
     check_config(config)
+    with RunLog(writes=hosts.is_first()) as log:
+        return _train(config, workdir, log)
+
+
+def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
+    say = run_log.say
     num_devices = jax.device_count()
 
     checkpoints = workdir / "checkpoints"
@@ -204,6 +206,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     state, key = replicate((state, jax.random.key(config.seed)))
     # Not before: a start that failed must not bind the workdir to its config.
     hosts.from_first(lambda: begin_run(workdir, config, table))
+    run_log.open(workdir)
     begun, first = int(state.step), hosts.is_first()
     step_of = parallel_train_step(
         how=config.train.parallel,
@@ -225,7 +228,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     watch = LossWatch("none yet" if stored is None else f"step {begun} in {checkpoints}")
     with (
         checkpoint.open_manager(checkpoints, evaluated) if first else nullcontext() as manager,
-        MetricsLog(workdir, begun, writes=first) as log,
+        MetricsLog(workdir, begun, writes=first, config=flat_values(config)) as log,
         StopRequest() as stop,
         progress_bar(total_steps, begun, shown=first) as bar,
         profiled(
@@ -236,18 +239,24 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         def log_steps(
             step: int, epoch: int, means: Mapping[str, float], speed: Mapping[str, float]
         ) -> None:
-            rates = {f"lr/{group}": float(rate(step - 1)) for group, rate in schedules.items()}
-            log.write(step, {"epoch": epoch, **means, **rates, **speed})
+            rates = {group: float(rate(step - 1)) for group, rate in schedules.items()}
+            logged = {f"lr/{group}": rate for group, rate in rates.items()}
+            log.write(step, {"epoch": epoch, **means, **logged, **speed})
+            run_log.progress(
+                step, total_steps, epoch, config.train.epochs, {**means, **speed}, rates
+            )
             per_second = f"{speed['frames_per_second']:.0f}"
-            bar.set_postfix(loss=f"{means['loss']:.3f}", frames_per_s=per_second)
+            accuracy = f"{100 * means['accuracy']:.1f} %"
+            bar.set_postfix(
+                epoch=epoch, loss=f"{means['loss']:.3f}", accuracy=accuracy, frames_per_s=per_second
+            )
 
         def evaluate(step: int, state: TrainState) -> dict[str, float]:
             if eval_table is None:
                 return {}
             protocol, result, sizes = validate(model, state.variables, eval_table, config)
             log.write(step, {f"{protocol}/{name}": value for name, value in result.items()})
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
-            say(f"step {step}: {protocol}: {scores} ({sizes})")
+            say(f"evaluated after step {step}: {percents(result)} (protocol {protocol}; {sizes})")
             return result
 
         def store(state: TrainState, position: Position, scores: Mapping[str, float]) -> None:

@@ -464,7 +464,7 @@ def test_a_run_that_goes_on_keeps_every_key_that_it_learns_by(tmp_path: Path) ->
 
 
 def test_a_run_that_goes_on_tells_of_other_devices(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Than those of its last start."""
     make_layout(tmp_path / "set")
@@ -475,8 +475,9 @@ def test_a_run_that_goes_on_tells_of_other_devices(
     for before, told in ((["7", here], False), ([here, "7"], True)):
         starts = json.dumps([{"devices": count} for count in before])
         (tmp_path / "versions.json").write_text(starts)
+        caplog.clear()
         train.check_run(tmp_path, Config(), table)
-        assert (f"note: on {here} devices now, on 7 before" in capsys.readouterr().err) is told
+        assert (f"note: on {here} devices now, on 7 before" in caplog.text) is told
 
 
 def test_the_best_is_chosen_among_scores_by_the_same_rules() -> None:
