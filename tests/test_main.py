@@ -12,7 +12,7 @@ import pytest
 from stf_jax.config import KEYS, Config, changed, check_config, flat_values, to_json
 from stf_jax.errors import UserError
 from stf_jax.main import main, parse, read_config
-from stf_jax.run.run_files import write_run_files
+from stf_jax.run.run_files import run_config, write_run_files
 from stf_jax.training.stop_request import RunStoppedError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -87,6 +87,17 @@ def test_a_wrong_override_is_one_line(tmp_path, capsys, override: str, said: str
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert said in lines[0]
+
+
+def test_an_error_of_many_lines_is_cut_with_a_count(tmp_path, capsys) -> None:
+    write_run_files(tmp_path, {f"wheel{number}": number for number in range(40)}, {})
+    status, lines = run(capsys, "--mode", "evaluate", "--workdir", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        run_config(tmp_path)
+    whole = str(caught.value).split("\n")
+    assert status == 2
+    assert lines == [f"error: {whole[0]}", *whole[1:10], f"... and {len(whole) - 10} lines more"]
+    assert len(whole) > 50
 
 
 def test_no_data_says_what_was_looked_for_and_how_to_prepare_it(tmp_path, capsys) -> None:
