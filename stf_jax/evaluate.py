@@ -12,6 +12,7 @@ from stf_jax.data.source import evaluation_table, frame_source
 from stf_jax.evaluation.bootstrap import bootstrap_intervals
 from stf_jax.evaluation.features.feature_files import feature_set, write_features
 from stf_jax.evaluation.features.origin import feature_origin
+from stf_jax.evaluation.features.sources import read_sources
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.evaluation.pages.cmc_plot import plot_cmc
 from stf_jax.evaluation.pages.run_report import write_run_report
@@ -98,9 +99,8 @@ def _score(
     extracted = extract_table(model, variables, table, config, read_frames=read_frames)
     if not hosts.is_first():
         return {}
-    found = feature_set(
-        table, extracted, origin=feature_origin(config, digest(variables), about["step"])
-    )
+    origin = feature_origin(config, digest(variables), about["step"])
+    found = feature_set(table, extracted, origin=origin, sources=read_sources(table))
     folder.mkdir(parents=True, exist_ok=True)
     write_features(folder / FEATURES_FILE, found)
 

@@ -95,8 +95,18 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument_group("match").add_argument
     add("--query", type=Path, metavar="NPZ", help="features of those to look for")
     add("--gallery", type=Path, metavar="NPZ", help="features of those to look among")
-    add("--query-camera", type=int, metavar="N", help="only the queries of this camera")
-    add("--gallery-camera", type=int, metavar="N", help="only the gallery of this camera")
+    add("--query-camera", metavar="LIST", help="only the queries of these cameras, such as 1,3-5")
+    add("--gallery-camera", metavar="LIST", help="only the gallery of these cameras")
+    add(
+        "--same-camera",
+        action="store_true",
+        help="look among the tracklets of a query's own camera, too (default: in others only)",
+    )
+    add(
+        "--pieces",
+        action="store_true",
+        help="keep the pieces of a track apart, into which prepare mot cut it (default: joined)",
+    )
     add("--top", type=int, default=10, help="entries of each list (default: %(default)s)")
     add(
         "--calibrate",
@@ -209,18 +219,30 @@ def _embed(config: Config, options: argparse.Namespace) -> None:
 def _match(options: argparse.Namespace) -> None:
     from stf_jax.evaluation.calibration import fit_calibration
     from stf_jax.evaluation.features.feature_files import read_features
-    from stf_jax.match import match_tracklets, select_camera, write_matches
+    from stf_jax.evaluation.features.sources import join_pieces
+    from stf_jax.match import match_tracklets, select_cameras, write_matches
+    from stf_jax.prepare.tracks.split import parse_numbers
 
     calibration = None
     if options.calibrate is not None:
         calibration = fit_calibration(read_features(options.calibrate))
         if options.prior is not None:
             calibration = calibration.with_prior(options.prior)
-    query = select_camera(read_features(options.query), options.query_camera, "--query-camera")
-    gallery = select_camera(
-        read_features(options.gallery), options.gallery_camera, "--gallery-camera"
+    sides = []
+    for name in ("query", "gallery"):
+        found, option = read_features(getattr(options, name)), f"--{name}-camera"
+        chosen = getattr(options, f"{name}_camera")
+        cameras = None if chosen is None else parse_numbers(chosen, option)
+        found = select_cameras(found, cameras, option)
+        sides.append(found if options.pieces else join_pieces(found))
+    query, gallery = sides
+    matches = match_tracklets(
+        query,
+        gallery,
+        top=options.top,
+        calibration=calibration,
+        same_camera=options.same_camera,
     )
-    matches = match_tracklets(query, gallery, top=options.top, calibration=calibration)
     title = f"{options.query.stem} among {options.gallery.stem}"
     page = write_matches(options.output, matches, title=title)
     print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")

@@ -236,7 +236,7 @@ def test_folders_of_frames_embed_as_the_layout_does(
     assert set(found.person_ids) == {-1}
 
 
-def test_a_video_with_tracks(workdir: Path, tmp_path: Path) -> None:
+def test_a_video_with_tracks(workdir: Path, tmp_path: Path, capsys) -> None:
     """What is cut out of the pictures embeds as the same pictures in folders."""
     rng = np.random.default_rng(3)
     pictures = tmp_path / "pictures"
@@ -255,9 +255,14 @@ def test_a_video_with_tracks(workdir: Path, tmp_path: Path) -> None:
     output = tmp_path / "hall.npz"
     arguments = ["--workdir", str(workdir), "--input", f"{pictures}:{tmp_path / 'tracks.txt'}"]
     assert main(["--mode", "embed", *arguments, "--camera", "7", "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "boxes without a picture" in said
+    assert not any(word in said for word in ("gallery", "score", "layout"))
     found = read_features(output)
     assert found.titles.tolist() == [f"camera 7, id {i}, frames 1-5" for i in (4, 9)]
     assert found.cameras.tolist() == [7, 7]
+    assert found.sources is not None
+    assert found.sources.tolist() == [[4, 1, 5], [9, 1, 5]]
     assert Path(found.image_dir) == tmp_path / "hall_frames" / "images"
     wanted = stf_jax.embed_tracklets(workdir, tmp_path / "frames")
     np.testing.assert_allclose(found.features, wanted.features, atol=1e-5)
@@ -365,7 +370,7 @@ def test_match_command_refuses_features_of_another_origin(
 
 
 def test_nobody_is_matched_with_the_same_tracklet(features: FeatureSet) -> None:
-    matches = stf_jax.match_tracklets(features, features, top=3 * PEOPLE)
+    matches = stf_jax.match_tracklets(features, features, top=3 * PEOPLE, same_camera=True)
     assert matches.probabilities is None
     for row, entries in enumerate(matches.entries):
         assert sorted(entries) == [-1, *(r for r in range(3 * PEOPLE) if r != row)]
@@ -375,9 +380,9 @@ def test_a_tracklet_without_a_readable_image_matches_nothing(features: FeatureSe
     blank = features.features.copy()
     blank[2] = 0
     some = dataclasses.replace(features, features=blank)
-    matches = stf_jax.match_tracklets(features, some, top=features.num_tracklets)
+    matches = stf_jax.match_tracklets(features, some, top=features.num_tracklets, same_camera=True)
     assert 2 not in matches.entries
-    matches = stf_jax.match_tracklets(some, features, top=features.num_tracklets)
+    matches = stf_jax.match_tracklets(some, features, top=features.num_tracklets, same_camera=True)
     assert (matches.entries[2] == -1).all()
     assert (np.delete(matches.entries, 2, axis=0)[:, 0] >= 0).all()
 

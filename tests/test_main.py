@@ -183,7 +183,9 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
         calls.append(("select_camera", features, camera, option))
         return SimpleNamespace(num_tracklets=1, camera=camera)
 
-    monkeypatch.setattr("stf_jax.match.select_camera", selected)
+    monkeypatch.setattr("stf_jax.match.select_cameras", selected)
+    joins = "stf_jax.evaluation.features.sources.join_pieces"
+    monkeypatch.setattr(joins, lambda found: SimpleNamespace(joined=True, **vars(found)))
     common = ["--config", str(CONFIGS / "mars.py"), "--workdir", "w"]
     (tmp_path / "partitions.pkl").touch()
     common += ["--config.compilation_cache=elsewhere", f"--config.data.root={tmp_path}"]
@@ -254,19 +256,25 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
             "--query-camera",
             "1",
             "--gallery-camera",
-            "2",
+            "2,4",
+            "--pieces",
+            "--same-camera",
             "--calibrate",
             "c.npz",
             "--prior",
             "0.2",
         ]
     )
-    chosen = [SimpleNamespace(num_tracklets=1, camera=camera) for camera in (1, 2)]
+    chosen = [SimpleNamespace(num_tracklets=1, camera=cameras) for cameras in ([1], [2, 4])]
     assert calls == [
         ("fit_calibration", "c.npz", {}),
-        ("select_camera", "q.npz", 1, "--query-camera"),
-        ("select_camera", "g.npz", 2, "--gallery-camera"),
-        ("match_tracklets", *chosen, {"top": 3, "calibration": ("fit", 0.2)}),
+        ("select_camera", "q.npz", [1], "--query-camera"),
+        ("select_camera", "g.npz", [2, 4], "--gallery-camera"),
+        (
+            "match_tracklets",
+            *chosen,
+            {"top": 3, "calibration": ("fit", 0.2), "same_camera": True},
+        ),
         ("write_matches", Path("out"), "matches", {"title": "q among g"}),
     ]
 
@@ -274,14 +282,20 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
     match = ["--mode", "match", "--workdir", "w", "--output", "out"]
     match += ["--query", "q.npz", "--gallery", "g.npz", "--config", str(CONFIGS / "mars.py")]
     main(match)
-    chosen = SimpleNamespace(num_tracklets=1, camera=None)
+    chosen = SimpleNamespace(num_tracklets=1, camera=None, joined=True)
     assert calls[:-1] == [
         ("select_camera", "q.npz", None, "--query-camera"),
         ("select_camera", "g.npz", None, "--gallery-camera"),
-        ("match_tracklets", chosen, chosen, {"top": 10, "calibration": None}),
+        (
+            "match_tracklets",
+            chosen,
+            chosen,
+            {"top": 10, "calibration": None, "same_camera": False},
+        ),
     ]
     main([*match, "--calibrate", "c.npz"])
-    assert calls[-2] == ("match_tracklets", chosen, chosen, {"top": 10, "calibration": few})
+    options = {"top": 10, "calibration": few, "same_camera": False}
+    assert calls[-2] == ("match_tracklets", chosen, chosen, options)
     calls.clear()
     monkeypatch.setattr("stf_jax.hosts.initialize_arguments", lambda *given: calls.append(given))
     hosts = ["--coordinator", "h:1", "--num-processes", "2", "--process-id", "1"]
