@@ -4,7 +4,7 @@ Top to bottom as the data flows: layout -> plan -> model -> state -> steps -> sc
 """
 
 import json
-import logging
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -38,8 +38,6 @@ from stf_jax.training.state import TrainState, init_state
 from stf_jax.training.steps import parallel_train_step
 from stf_jax.training.stop_request import RunStoppedError, StopRequest
 
-_LOG = logging.getLogger(__name__)
-
 # What a resumed run may have changed: nothing that is learnt depends on it.
 FREE_KEYS = (
     "data.max_lost",
@@ -56,21 +54,34 @@ FREE_KEYS = (
 )
 
 
-def check_run(workdir: Path, config: Config, table: TrackletTable) -> None:
+# What may grow, and what that does to the learning rates.
+_LENGTHS = ("train.epochs", "train.max_steps")
+_LONGER = {
+    "staircase": "the learning rates go on by the same staircase",
+    "cosine": "the learning rates are now those of a cosine of the new length, so they jump up at "
+    "this step and are zero at the new last one",
+}
+
+
+def check_run(workdir: Path, config: Config, table: TrackletTable) -> list[str]:
     """Check config and label map against those of an earlier start, if there was one.
+
+    Returns notes on what is allowed to differ and does.
 
     Raises UserError when `workdir` holds a run of another config (but for keys that change nothing
     of what is learnt) or of other identities.
     """
+    notes: list[str] = []
     before = run_files.read_run_files(workdir)
     if before is not None:
         differing = run_files.differing_keys(
             to_json(run_files.run_config(workdir)), to_json(config)
         )
+        longer = [key for key in differing if key in _LENGTHS and _is_longer(workdir, config)]
         found = [
             f"{workdir}: config.{key} was {change}"
             for key, change in differing.items()
-            if not key.startswith(FREE_KEYS)
+            if not key.startswith(FREE_KEYS) and key not in longer
         ]
         if before.labels != _labels(table):
             found.append(
@@ -79,11 +90,20 @@ def check_run(workdir: Path, config: Config, table: TrackletTable) -> None:
         if found:
             hint = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
             raise UserError("\n".join(f"{line}: {hint}" for line in found))
+        for key in longer:
+            rule = _LONGER[config.optimizer.schedule]
+            notes.append(f"note: config.{key} was {differing[key]}: {rule}")
         on, here = before.starts[-1].get("devices"), str(jax.device_count())
         if on != here:
-            _LOG.warning(
-                "note: on %s devices now, on %s before: the same batches and steps", here, on
-            )
+            notes.append(f"note: on {here} devices now, on {on} before: the same batches and steps")
+    return notes
+
+
+def _is_longer(workdir: Path, config: Config) -> bool:
+    """Whether neither epochs nor steps are fewer than those that the run in `workdir` had."""
+    before, now = run_files.run_config(workdir).train, config.train
+    most, most_now = (train.max_steps or math.inf for train in (before, now))
+    return now.epochs >= before.epochs and most_now >= most
 
 
 def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
@@ -175,7 +195,8 @@ def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
             f"{layout.root}: no {config.data.train_subset} images in {config.data.partitions}; "
             "expected some to train on; name another config.data.train_subset"
         )
-    hosts.from_first(lambda: check_run(workdir, config, table))
+    for note in hosts.from_first(lambda: check_run(workdir, config, table)):
+        say(note)
     axis_name = DEVICES if config.train.sync_batch_norm else None
     model = build_model(config.model, table.num_labels, axis_name=axis_name)
     options = plan_options(config, num_devices)
