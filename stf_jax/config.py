@@ -300,15 +300,35 @@ def flat_values(config: Config) -> dict[str, Any]:
 
 
 def unknown_keys(names: Iterable[str]) -> list[str]:
-    """Return a line for each dotted name that is not a key, with the most similar one."""
+    """Return a line for each dotted name that is not a key, with the keys that are near it."""
     found = []
     for name in names:
         if name not in KEYS:
             known = [other for other in KEYS if other.startswith(name.split(".")[0] + ".")]
-            near = [] if name in _SECTIONS else get_close_matches(name, KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {listed(known or _SECTIONS)}"
+            near = [] if name in _SECTIONS else _near(name)
+            every = [*(key for key in KEYS if "." not in key), *_SECTIONS]
+            there = f"there are {listed(known or every)}"
+            hint = f"did you mean {' or '.join(near)}?" if near else there
             found.append(f"config.{name}: no such key; {hint}")
     return found
+
+
+def _near(name: str) -> list[str]:
+    """At most three keys that `name` may stand for.
+
+    Those called so in any section; else those spelt like it, in its own section first; else those
+    of which it is a word, or whose meaning has it.
+    """
+    section, _, last = name.lower().rpartition(".")
+    parts = {key: key.rpartition(".")[2] for key in KEYS}
+    same = [key for key, part in parts.items() if part == last]
+    close = get_close_matches(last, set(parts.values()), n=3, cutoff=0.75)
+    like = [key for part in close for key in KEYS if parts[key] == part]
+    own = [key for key in like if key.startswith(f"{section}.")]
+    words = [key for key, part in parts.items() if last in part.split("_")]
+    phrase = last.replace("_", " ")
+    meant = [key for key in KEYS if len(phrase) > 3 and phrase in KEYS[key].metadata["meaning"]]
+    return (same or own or like or words or meant)[:3]
 
 
 def check_config(config: Config) -> None:

@@ -1,6 +1,5 @@
 """Features of any tracklets with a trained run: `python -m stf_jax.main --mode embed`."""
 
-import csv
 import dataclasses
 import itertools
 import logging
@@ -19,6 +18,7 @@ from stf_jax.data.source import evaluation_table
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
 from stf_jax.evaluation.features.origin import feature_origin
+from stf_jax.evaluation.features.sources import read_sources
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.files import is_leftover, leftovers_note
 from stf_jax.prepare.mot import cut_videos, parse_camera
@@ -70,7 +70,7 @@ def embed_tracklets(
     read_frames = None if titles is None else _upright_frames(table)
     found = extract_table(model, variables, table, used, read_frames=read_frames)
     origin = feature_origin(used, digest(variables), step)
-    return feature_set(table, found, origin=origin, titles=titles)
+    return feature_set(table, found, origin=origin, titles=titles, sources=read_sources(table))
 
 
 def _read_source(
@@ -177,21 +177,14 @@ def _video(
     source: str, config: Config, camera: int, frames_dir: Path
 ) -> tuple[TrackletTable, np.ndarray]:
     """Cuts the people out of a video along its tracks and reads them as a layout."""
-    cut_videos([parse_camera(f"{camera}:{source}")], frames_dir)
+    cut_videos([parse_camera(f"{camera}:{source}")], frames_dir, to_embed=True)
     layout = _config_of_layout(config, str(frames_dir))
     cut = {"data.partitions": "partitions.pkl", "data.eval_subset": "test"}
     table = evaluation_table(changed(layout, cut).data)
-    with open(frames_dir / "tracklets.csv", newline="", encoding="utf-8") as file:
-        rows = {(int(r["person_id"]), int(r["track"])): r for r in csv.DictReader(file)}
-    found = [
-        rows[int(person), int(track)]
-        for person, track in zip(table.person_ids, table.tracks, strict=True)
-    ]
+    sources = read_sources(table)
+    assert sources is not None
     titles = np.array(
-        [
-            f"camera {camera}, id {r['source_id']}, frames {r['first_frame']}-{r['last_frame']}"
-            for r in found
-        ]
+        [f"camera {camera}, id {i}, frames {first}-{last}" for i, first, last in sources.tolist()]
     )
     unknown = np.full(table.num_tracklets, UNKNOWN_ID, np.int64)
     return dataclasses.replace(table, person_ids=unknown), titles

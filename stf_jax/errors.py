@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
+MAX_LINES = 10  # of an error that is printed
 Arguments = ParamSpec("Arguments")
 
 
@@ -16,6 +17,14 @@ class UserError(Exception):
     """
 
 
+def shortened(text: str) -> str:
+    """`text`, of more than ten lines the first ten and how many more there are."""
+    lines = text.split("\n")
+    if len(lines) <= MAX_LINES:
+        return text
+    return "\n".join([*lines[:MAX_LINES], f"... and {len(lines) - MAX_LINES} lines more"])
+
+
 def prints_user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
     """Decorate a command: where it raises UserError, its lines are printed and the status is 2."""
 
@@ -24,7 +33,7 @@ def prints_user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, in
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {shortened(str(error))}", file=sys.stderr)
             return 2
 
     return command

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, shortened
 
 Value = TypeVar("Value")
 
@@ -108,7 +108,7 @@ def joined(arguments: Mapping[str, Any] | None, *, stops_on_notice: bool) -> Ite
         _connect(arguments, stops_on_notice)
         yield
     except UserError as error:
-        _leave(2, f"error: {error}")
+        _leave(2, f"error: {shortened(str(error))}")
     except BaseException:
         trace = traceback.format_exc()
         _leave(1, f"{trace}error: this host stops; another one may have said why")

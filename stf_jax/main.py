@@ -1,6 +1,7 @@
 """The command: `python -m stf_jax.main --config FILE --workdir DIR [--config.KEY=VALUE ...]`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +18,8 @@ EPILOG = """
 train and score:       python -m stf_jax.main --config configs/mars.py --workdir runs/mars
 change any value:      ... --config.data.root=/data/mars --config.optimizer.name=adam
 score a run again:     python -m stf_jax.main --mode evaluate --workdir runs/mars
+score given weights:   python -m stf_jax.main --mode evaluate --config configs/mars.py \\
+                           --weights weights.safetensors --output scored/weights
 features of anything:  python -m stf_jax.main --mode embed --workdir runs/mars \\
                            --input hall.mp4:hall.txt --output hall.npz
 who is that there?     python -m stf_jax.main --mode match --workdir runs/mars \\
@@ -29,6 +32,7 @@ every key and its meaning: configs/mars.py
 _NEEDED = {"embed": ("input", "output"), "match": ("query", "gallery", "output")}
 # Options of runs on several hosts, in the order of `hosts.initialize_arguments`.
 _HOSTS = ("coordinator", "num_processes", "process_id", "distributed")
+COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -42,15 +46,28 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--config", type=Path, help="config file; default: the workdir's own")
-    add("--workdir", type=Path, required=True, help="folder of this run")
+    add("--workdir", type=Path, help="folder of this run (needed, but with --weights)")
     add("--mode", choices=("train", "evaluate", "embed", "match"), default="train")
     add(
         "--checkpoint",
         help="evaluate, embed: best (by mAP), latest, or a step (default: best where the run was "
         "evaluated on val while it trained, else latest)",
     )
-    add("--no-report", action="store_true", help="evaluate: write no report/index.html")
-    add("--output", type=Path, help="embed: an .npz to write; match: a folder for the report")
+    add(
+        "--output",
+        type=Path,
+        help="evaluate: another folder for what is written; embed: an .npz to write; match: a "
+        "folder for the report",
+    )
+
+    add = parser.add_argument_group("evaluate").add_argument
+    add("--no-report", action="store_true", help="write no report/index.html")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="score a file of weights, hf://OWNER/REPOSITORY/FILE or another run, in place of the "
+        "workdir's; needs --config (but for a run) and --output",
+    )
 
     add = parser.add_argument_group(
         "several hosts",
@@ -78,8 +95,18 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument_group("match").add_argument
     add("--query", type=Path, metavar="NPZ", help="features of those to look for")
     add("--gallery", type=Path, metavar="NPZ", help="features of those to look among")
-    add("--query-camera", type=int, metavar="N", help="only the queries of this camera")
-    add("--gallery-camera", type=int, metavar="N", help="only the gallery of this camera")
+    add("--query-camera", metavar="LIST", help="only the queries of these cameras, such as 1,3-5")
+    add("--gallery-camera", metavar="LIST", help="only the gallery of these cameras")
+    add(
+        "--same-camera",
+        action="store_true",
+        help="look among the tracklets of a query's own camera, too (default: in others only)",
+    )
+    add(
+        "--pieces",
+        action="store_true",
+        help="keep the pieces of a track apart, into which prepare mot cut it (default: joined)",
+    )
     add("--top", type=int, default=10, help="entries of each list (default: %(default)s)")
     add(
         "--calibrate",
@@ -99,9 +126,17 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     stray = [arg for arg in rest if arg.startswith("-") and not arg.startswith("--config.")]
     if stray:
         parser.error(f"unrecognized arguments: {' '.join(stray)}")
-    missing = [f"--{n}" for n in _NEEDED.get(options.mode, ()) if getattr(options, n) is None]
+    needed = _NEEDED.get(options.mode, ())
+    if options.weights is None:
+        needed = ("workdir", *needed)
+    elif options.mode != "evaluate":
+        parser.error(f"--mode {options.mode}: --weights is of --mode evaluate")
+    else:
+        needed = ("output",) if Path(options.weights).is_dir() else ("config", "output")
+    missing = [f"--{n}" for n in needed if getattr(options, n) is None]
     if missing:
-        parser.error(f"--mode {options.mode} needs {', '.join(missing)}")
+        given = " --weights" if options.weights else ""
+        parser.error(f"--mode {options.mode}{given} needs {', '.join(missing)}")
     if options.mode in _NEEDED and any(getattr(options, n) not in (None, False) for n in _HOSTS):
         parser.error(f"--mode {options.mode} runs on one host")
     vain = [arg for arg in rest if arg.startswith("--config.evaluation.")]
@@ -126,7 +161,7 @@ def read_config(options: argparse.Namespace, overrides: Sequence[str]) -> Config
     else:
         from stf_jax.run.run_files import run_config
 
-        config = run_config(options.workdir)
+        config = run_config(options.weights or options.workdir)
     config = changed(config, _parsed(overrides))
     check_config(config)
     return config
@@ -156,6 +191,13 @@ def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
     return config_flags.get_override_values(values["config"])
 
 
+def _check_data(config: Config) -> None:
+    """Raise UserError where the data are not there, before seconds of imports."""
+    from stf_jax.data.layout.partitions import check_is_there
+
+    check_is_there(Path(config.data.root) / config.data.partitions)
+
+
 def _embed(config: Config, options: argparse.Namespace) -> None:
     from stf_jax.embed import embed_tracklets
     from stf_jax.evaluation.features.feature_files import write_features
@@ -177,18 +219,30 @@ def _embed(config: Config, options: argparse.Namespace) -> None:
 def _match(options: argparse.Namespace) -> None:
     from stf_jax.evaluation.calibration import fit_calibration
     from stf_jax.evaluation.features.feature_files import read_features
-    from stf_jax.match import match_tracklets, select_camera, write_matches
+    from stf_jax.evaluation.features.sources import join_pieces
+    from stf_jax.match import match_tracklets, select_cameras, write_matches
+    from stf_jax.prepare.tracks.split import parse_numbers
 
     calibration = None
     if options.calibrate is not None:
         calibration = fit_calibration(read_features(options.calibrate))
         if options.prior is not None:
             calibration = calibration.with_prior(options.prior)
-    query = select_camera(read_features(options.query), options.query_camera, "--query-camera")
-    gallery = select_camera(
-        read_features(options.gallery), options.gallery_camera, "--gallery-camera"
+    sides = []
+    for name in ("query", "gallery"):
+        found, option = read_features(getattr(options, name)), f"--{name}-camera"
+        chosen = getattr(options, f"{name}_camera")
+        cameras = None if chosen is None else parse_numbers(chosen, option)
+        found = select_cameras(found, cameras, option)
+        sides.append(found if options.pieces else join_pieces(found))
+    query, gallery = sides
+    matches = match_tracklets(
+        query,
+        gallery,
+        top=options.top,
+        calibration=calibration,
+        same_camera=options.same_camera,
     )
-    matches = match_tracklets(query, gallery, top=options.top, calibration=calibration)
     title = f"{options.query.stem} among {options.gallery.stem}"
     page = write_matches(options.output, matches, title=title)
     print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")
@@ -205,9 +259,16 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     if options.mode == "embed":
         _embed(config, options)
     elif options.mode == "evaluate":
-        from stf_jax.evaluate import evaluate_workdir
+        from stf_jax.evaluate import evaluate_weights, evaluate_workdir
 
-        evaluate_workdir(config, options.workdir, options.checkpoint, report=not options.no_report)
+        report = not options.no_report
+        if options.weights and not Path(options.weights).is_dir():
+            evaluate_weights(config, options.weights, options.output, report=report)
+        else:
+            workdir = Path(options.weights or options.workdir)
+            evaluate_workdir(
+                config, workdir, options.checkpoint, output=options.output, report=report
+            )
     else:
         from stf_jax.train import train
         from stf_jax.training.stop_request import RunStoppedError
@@ -230,6 +291,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = read_config(options, overrides)
     if options.mode in _NEEDED:  # on one host
         return _run(config, options)
+    if not any(getattr(options, name) for name in _HOSTS) and COORDINATOR not in os.environ:
+        _check_data(config)  # of several hosts, those that have theirs would wait for this one
     from stf_jax import hosts
 
     others = hosts.initialize_arguments(*(getattr(options, name) for name in _HOSTS))

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,15 +40,18 @@ def match_tracklets(
     *,
     top: int = TOP,
     calibration: Calibration | None = None,
+    same_camera: bool = False,
 ) -> Matches:
     """Rank `gallery` for every tracklet of `query` by their run's metric, ties by gallery row.
 
-    A tracklet is not matched with itself where both sets hold it; one of which no image could be
-    read is in no list and has an empty one. With a `calibration`
+    A list holds tracklets of other cameras than its query's; with `same_camera` those of its own,
+    too, but never the query itself. One of which no image could be read is in no list and has an
+    empty one. With a `calibration`
     (`evaluation.calibration.fit_calibration`) each entry gets a probability.
 
     Raises:
-        UserError: an empty set, or features or calibration of another origin than the query's.
+        UserError: an empty set, all of one camera (without `same_camera`), or features or
+            calibration of another origin than the query's.
     """
     for name, features in (("query", query), ("gallery", gallery)):
         if not features.num_tracklets:
@@ -55,6 +59,13 @@ def match_tracklets(
     check_same_origin(query=query.origin, gallery=gallery.origin)
     if calibration is not None:
         check_same_origin(query=query.origin, calibration=calibration.origin)
+    cameras = np.unique(np.concatenate([query.cameras, gallery.cameras]))
+    if not same_camera and len(cameras) == 1:
+        raise UserError(
+            f"all of query and gallery are of camera {cameras[0]}; expected others to look in: say "
+            "which camera each is of (--mode embed --camera N), or give --same-camera "
+            "(same_camera=True)"
+        )
     metric = query.origin.metric
     distances = pairwise_distances(query.features, gallery.features, metric=metric)
     first_images = np.array([_first_image(gallery, g) for g in range(gallery.num_tracklets)])
@@ -62,6 +73,8 @@ def match_tracklets(
     seen = gallery.features.any(axis=1)
     for row in np.flatnonzero(query.features.any(axis=1)):
         others = first_images != _first_image(query, int(row))
+        if not same_camera:
+            others &= gallery.cameras != query.cameras[row]
         fill_list(lists, int(row), distances[row], seen & others)
     return Matches(
         query,
@@ -79,7 +92,9 @@ def write_matches(
     """Write index.html, its film strips and matches.csv into `folder`; returns the page's path.
 
     matches.csv has a row an entry: `query_row`, `query`, `place` (from 1), `gallery_row`,
-    `gallery`, `distance`, `probability` (empty without calibration); rows count from 0.
+    `gallery`, `distance`, `probability` (empty without calibration), and of query and gallery
+    camera, the tracker's id, first and last frame (`query_camera`, `query_id`,
+    `query_first_frame` ...; empty where not known); rows count from 0.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +103,7 @@ def write_matches(
     if calibration is not None:
         notes.append(
             f"Probabilities: calibrated on {calibration.matches:,} matching and "
-            f"{calibration.others:,} other pairs, for pairs of which "
+            f"{calibration.others:,} other pairs of {calibration.data}, for pairs of which "
             f"{100 * calibration.prior:.3g} % are of one person; they hold for pictures like those."
         )
     page = write_report(
@@ -111,15 +126,18 @@ def write_matches(
     return page
 
 
-def select_camera(features: FeatureSet, camera: int | None, name: str) -> FeatureSet:
-    """The tracklets of one camera, or all for None. Raises UserError where it has none."""
-    if camera is None:
+def select_cameras(features: FeatureSet, cameras: Sequence[int] | None, name: str) -> FeatureSet:
+    """The tracklets of these cameras, or all for None. Raises UserError where one has none."""
+    if cameras is None:
         return features
-    rows = np.flatnonzero(features.cameras == camera)
-    if not len(rows):
-        there = ", ".join(map(str, np.unique(features.cameras)))
-        raise UserError(f"{name}: no tracklet of camera {camera}; there are cameras {there}")
-    return features.select(rows)
+    there = np.unique(features.cameras)
+    missing = sorted(set(cameras) - set(there.tolist()))
+    if missing:
+        raise UserError(
+            f"{name}: no tracklet of camera {missing[0]}; there are cameras "
+            f"{', '.join(map(str, there))}"
+        )
+    return features.select(np.flatnonzero(np.isin(features.cameras, cameras)))
 
 
 def _first_image(features: FeatureSet, row: int) -> str:
@@ -127,11 +145,18 @@ def _first_image(features: FeatureSet, row: int) -> str:
     return os.path.join(features.image_dir, name)
 
 
+def _source(features: FeatureSet, row: int) -> list[int | str]:
+    """Camera, the tracker's id, first and last frame; empty where not known."""
+    known = [-1, -1, -1] if features.sources is None else features.sources[row].tolist()
+    return [int(features.cameras[row]), *("" if value < 0 else value for value in known)]
+
+
 def _table(matches: Matches) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = "query_row,query,place,gallery_row,gallery,distance,probability"
-    writer.writerow(head.split(","))
+    head = ["query_row", "query", "place", "gallery_row", "gallery", "distance", "probability"]
+    parts = ("camera", "id", "first_frame", "last_frame")
+    writer.writerow([*head, *(f"{side}_{part}" for side in ("query", "gallery") for part in parts)])
     for row, entries in enumerate(matches.entries):
         for place, entry in enumerate(entries[entries >= 0].tolist()):
             chance = matches.probabilities
@@ -144,6 +169,8 @@ def _table(matches: Matches) -> str:
                     tracklet_name(matches.gallery, entry),
                     f"{matches.distances[row, place]:.6g}",
                     "" if chance is None else f"{chance[row, place]:.6g}",
+                    *_source(matches.query, row),
+                    *_source(matches.gallery, entry),
                 ]
             )
     return out.getvalue()

@@ -4,7 +4,7 @@ Top to bottom as the data flows: layout -> plan -> model -> state -> steps -> sc
 """
 
 import json
-import sys
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 from zlib import crc32
 
 import jax
-from tqdm import tqdm
 
 from stf_jax import hosts
-from stf_jax.config import Config, changed, check_config, to_json
+from stf_jax.config import Config, changed, check_config, flat_values, to_json
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Position, training_buckets, training_plan
@@ -27,7 +26,8 @@ from stf_jax.evaluation.scoring import headline, rank_table
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.run import checkpoint, run_files
 from stf_jax.run.metrics_log import MetricsLog, progress_bar
-from stf_jax.run.restore import starting_variables
+from stf_jax.run.restore import check_pretrained, starting_variables
+from stf_jax.run.run_log import RunLog, percents
 from stf_jax.run.same_run import check_hosts
 from stf_jax.training.batches import plan_options, training_batches
 from stf_jax.training.loop import run_steps
@@ -54,37 +54,68 @@ FREE_KEYS = (
 )
 
 
-def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
-    """Write the run's config, label map and versions, or check them against an earlier start's.
+# What may grow, and what that does to the learning rates.
+_LENGTHS = ("train.epochs", "train.max_steps")
+_LONGER = {
+    "staircase": "the learning rates go on by the same staircase",
+    "cosine": "the learning rates are now those of a cosine of the new length, so they jump up at "
+    "this step and are zero at the new last one",
+}
+
+
+def check_run(workdir: Path, config: Config, table: TrackletTable) -> list[str]:
+    """Check config and label map against those of an earlier start, if there was one.
+
+    Returns notes on what is allowed to differ and does.
 
     Raises UserError when `workdir` holds a run of another config (but for keys that change nothing
     of what is learnt) or of other identities.
     """
-    labelled = table.labels >= 0
-    labels = dict(
-        zip(table.person_ids[labelled].tolist(), table.labels[labelled].tolist(), strict=True)
-    )
+    notes: list[str] = []
     before = run_files.read_run_files(workdir)
     if before is not None:
         differing = run_files.differing_keys(
             to_json(run_files.run_config(workdir)), to_json(config)
         )
+        longer = [key for key in differing if key in _LENGTHS and _is_longer(workdir, config)]
         found = [
             f"{workdir}: config.{key} was {change}"
             for key, change in differing.items()
-            if not key.startswith(FREE_KEYS)
+            if not key.startswith(FREE_KEYS) and key not in longer
         ]
-        if before.labels != labels:
+        if before.labels != _labels(table):
             found.append(
                 f"{workdir}: the run's {len(before.labels)} identities are not this data's"
             )
         if found:
             hint = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
             raise UserError("\n".join(f"{line}: {hint}" for line in found))
+        for key in longer:
+            rule = _LONGER[config.optimizer.schedule]
+            notes.append(f"note: config.{key} was {differing[key]}: {rule}")
         on, here = before.starts[-1].get("devices"), str(jax.device_count())
         if on != here:
-            say(f"note: on {here} devices now, on {on} before: the same batches and steps")
-    run_files.write_run_files(workdir, to_json(config), labels)
+            notes.append(f"note: on {here} devices now, on {on} before: the same batches and steps")
+    return notes
+
+
+def _is_longer(workdir: Path, config: Config) -> bool:
+    """Whether neither epochs nor steps are fewer than those that the run in `workdir` had."""
+    before, now = run_files.run_config(workdir).train, config.train
+    most, most_now = (train.max_steps or math.inf for train in (before, now))
+    return now.epochs >= before.epochs and most_now >= most
+
+
+def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
+    """Write the run's config, label map and versions: from now on the workdir is this run's."""
+    run_files.write_run_files(workdir, to_json(config), _labels(table))
+
+
+def _labels(table: TrackletTable) -> dict[int, int]:
+    """The classifier's label of each person who has one."""
+    labelled = table.labels >= 0
+    people, labels = table.person_ids[labelled].tolist(), table.labels[labelled].tolist()
+    return dict(zip(people, labels, strict=True))
 
 
 def _ranked_by(config: Config) -> list[Any]:
@@ -95,14 +126,6 @@ def _ranked_by(config: Config) -> list[Any]:
         *(evaluation.chunk, evaluation.chunk_weighting, evaluation.flip, evaluation.distance),
         *(evaluation.multi_query, evaluation.separate_camera_set),
     ]
-
-
-def say(text: str) -> None:
-    """Print a line of the run's story, on the first host, without tearing the progress bar."""
-    if not hosts.is_first():
-        return
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
 
 
 def validate(
@@ -148,8 +171,20 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     bad data, a workdir of another run, or a loss that is no longer finite.
     """
     check_config(config)
+    with RunLog(writes=hosts.is_first()) as log:
+        return _train(config, workdir, log)
+
+
+def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
+    say = run_log.say
     num_devices = jax.device_count()
 
+    checkpoints = workdir / "checkpoints"
+    stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
+    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
+    # A resumed run has its weights: those it started from may no longer exist.
+    started = config if stored is None else changed(config, {"pretrained": ""})
+    check_pretrained(started.pretrained)
     layout = open_layout(config.data)
     for finding in layout.findings:
         say(f"note: {finding}")
@@ -160,6 +195,8 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
             f"{layout.root}: no {config.data.train_subset} images in {config.data.partitions}; "
             "expected some to train on; name another config.data.train_subset"
         )
+    for note in hosts.from_first(lambda: check_run(workdir, config, table)):
+        say(note)
     axis_name = DEVICES if config.train.sync_batch_norm else None
     model = build_model(config.model, table.num_labels, axis_name=axis_name)
     options = plan_options(config, num_devices)
@@ -174,12 +211,6 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         f"{jax.devices()[0].device_kind}; packed batches of {', '.join(map(str, buckets))} frames"
     )
 
-    checkpoints = workdir / "checkpoints"
-    hosts.from_first(lambda: begin_run(workdir, config, table))
-    stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
-    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
-    # A resumed run has its weights: those it started from may no longer exist.
-    started = config if stored is None else changed(config, {"pretrained": ""})
     variables = starting_variables(model, started, report=say)
     optimizer, schedules = make_optimizer(
         config.optimizer, steps_per_epoch, total_steps, variables["params"]
@@ -194,6 +225,9 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         )
     check_hosts(config, (table, eval_table), state)
     state, key = replicate((state, jax.random.key(config.seed)))
+    # Not before: a start that failed must not bind the workdir to its config.
+    hosts.from_first(lambda: begin_run(workdir, config, table))
+    run_log.open(workdir)
     begun, first = int(state.step), hosts.is_first()
     step_of = parallel_train_step(
         how=config.train.parallel,
@@ -215,7 +249,7 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     watch = LossWatch("none yet" if stored is None else f"step {begun} in {checkpoints}")
     with (
         checkpoint.open_manager(checkpoints, evaluated) if first else nullcontext() as manager,
-        MetricsLog(workdir, begun, writes=first) as log,
+        MetricsLog(workdir, begun, writes=first, config=flat_values(config)) as log,
         StopRequest() as stop,
         progress_bar(total_steps, begun, shown=first) as bar,
         profiled(
@@ -226,18 +260,24 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
         def log_steps(
             step: int, epoch: int, means: Mapping[str, float], speed: Mapping[str, float]
         ) -> None:
-            rates = {f"lr/{group}": float(rate(step - 1)) for group, rate in schedules.items()}
-            log.write(step, {"epoch": epoch, **means, **rates, **speed})
+            rates = {group: float(rate(step - 1)) for group, rate in schedules.items()}
+            logged = {f"lr/{group}": rate for group, rate in rates.items()}
+            log.write(step, {"epoch": epoch, **means, **logged, **speed})
+            run_log.progress(
+                step, total_steps, epoch, config.train.epochs, {**means, **speed}, rates
+            )
             per_second = f"{speed['frames_per_second']:.0f}"
-            bar.set_postfix(loss=f"{means['loss']:.3f}", frames_per_s=per_second)
+            accuracy = f"{100 * means['accuracy']:.1f} %"
+            bar.set_postfix(
+                epoch=epoch, loss=f"{means['loss']:.3f}", accuracy=accuracy, frames_per_s=per_second
+            )
 
         def evaluate(step: int, state: TrainState) -> dict[str, float]:
             if eval_table is None:
                 return {}
             protocol, result, sizes = validate(model, state.variables, eval_table, config)
             log.write(step, {f"{protocol}/{name}": value for name, value in result.items()})
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in result.items())
-            say(f"step {step}: {protocol}: {scores} ({sizes})")
+            say(f"evaluated after step {step}: {percents(result)} (protocol {protocol}; {sizes})")
             return result
 
         def store(state: TrainState, position: Position, scores: Mapping[str, float]) -> None:

@@ -85,7 +85,7 @@ def module_of(words: list[str]) -> list[str]:
         return [called[1] or called[2]] if called else []
     if words[1] != "-m":
         return [Path(words[1]).stem]
-    has_parts = words[2] in ("stf_jax.prepare", "stf_jax.models.weights")
+    has_parts = words[2] in ("stf_jax.prepare", "stf_jax.weights")
     part = words[3:4] if has_parts and not words[3:4][0].startswith("-") else []
     return [words[2], *(name for name in part if "|" not in name)]
 

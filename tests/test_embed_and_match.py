@@ -24,6 +24,7 @@ from stf_jax.evaluation.features.feature_files import FeatureSet, read_features,
 from stf_jax.main import main
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.models.variables import init_variables
+from stf_jax.models.weights.files import write_tensors
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.run import checkpoint
 from stf_jax.run.metrics_log import MetricsLog
@@ -31,6 +32,7 @@ from stf_jax.run.run_files import write_run_files
 from stf_jax.run.tensor_checksums import digest
 from stf_jax.training.optim import make_optimizer
 from stf_jax.training.state import init_state
+from stf_jax.weights import main as weights_main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PEOPLE, LENGTH = 5, 6  # LENGTH: a chunk of four frames and one of two
@@ -94,7 +96,7 @@ def workdir(layout: Path, tmp_path_factory: pytest.TempPathFactory):
     """A run that was never trained, evaluated once."""
     workdir = tmp_path_factory.mktemp("run")
     config = tiny_config(layout, workdir / "cache")
-    write_run_files(workdir, to_json(config), {0: 0})
+    write_run_files(workdir, to_json(config), {0: 0, 1: 1, 2: 2})
     variables = draw_variables(build_model(config.model, 3))
     optimizer, _ = make_optimizer(config.optimizer, 10, 10, variables["params"])
     state = init_state(variables, optimizer)
@@ -149,8 +151,13 @@ def test_every_option_of_the_evaluation(workdir: Path, features: FeatureSet, tmp
         "--config.evaluation.separate_camera_set=True",
         "--config.evaluation.chunk_weighting=frames",
     ]
-    assert main(["--mode", "evaluate", "--workdir", str(copy), "--no-report", *options]) == 0
-    assert not (copy / "report").exists()
+    assert (
+        main(["--mode", "evaluate", "--workdir", str(copy), *options, "--output", str(copy)]) == 0
+    )
+    assert (copy / "report").exists()
+    options += ["--no-report", "--output", str(copy)]
+    assert main(["--mode", "evaluate", "--workdir", str(copy), *options]) == 0
+    assert not (copy / "report").exists()  # it would be of other scores
     rows = json.loads((copy / "scores.json").read_text())["rows"]
     plain = ["step", "step+queries", "mars-official"]
     assert list(rows) == [*plain, *(f"{name}, re-ranked" for name in plain)]
@@ -237,7 +244,7 @@ def test_folders_of_frames_embed_as_the_layout_does(
     assert set(found.person_ids) == {-1}
 
 
-def test_a_video_with_tracks(workdir: Path, tmp_path: Path) -> None:
+def test_a_video_with_tracks(workdir: Path, tmp_path: Path, capsys) -> None:
     """What is cut out of the pictures embeds as the same pictures in folders."""
     rng = np.random.default_rng(3)
     pictures = tmp_path / "pictures"
@@ -256,12 +263,65 @@ def test_a_video_with_tracks(workdir: Path, tmp_path: Path) -> None:
     output = tmp_path / "hall.npz"
     arguments = ["--workdir", str(workdir), "--input", f"{pictures}:{tmp_path / 'tracks.txt'}"]
     assert main(["--mode", "embed", *arguments, "--camera", "7", "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "boxes without a picture" in said
+    assert not any(word in said for word in ("gallery", "score", "layout"))
     found = read_features(output)
     assert found.titles.tolist() == [f"camera 7, id {i}, frames 1-5" for i in (4, 9)]
     assert found.cameras.tolist() == [7, 7]
+    assert found.sources is not None
+    assert found.sources.tolist() == [[4, 1, 5], [9, 1, 5]]
     assert Path(found.image_dir) == tmp_path / "hall_frames" / "images"
     wanted = stf_jax.embed_tracklets(workdir, tmp_path / "frames")
     np.testing.assert_allclose(found.features, wanted.features, atol=1e-5)
+
+
+def test_another_evaluation_leaves_the_runs_own_alone(
+    workdir: Path, layout: Path, tmp_path: Path, capsys
+) -> None:
+    before = {path: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
+    other = tmp_path / "other"
+    shutil.copytree(layout, other)
+    argv = ["--mode", "evaluate", "--workdir", str(workdir), "--no-report"]
+    assert main([*argv, f"--config.data.root={other}"]) == 0
+    folder = workdir / "evaluations" / "other-test-step0"
+    assert f"on {other} (test):" in capsys.readouterr().out
+    assert json.loads((folder / "scores.json").read_text())["data"] == str(other)
+    assert {path: path.read_bytes() for path in before} == before
+    assert (workdir / "report" / "index.html").is_file()
+
+
+def test_weights_that_are_given_score_as_their_run(
+    workdir: Path, features: FeatureSet, tmp_path: Path, capsys
+) -> None:
+    file, config = tmp_path / "run.safetensors", tmp_path / "config.py"
+    assert weights_main(["convert", str(workdir), str(file)]) == 0
+    assert weights_main(["inspect", str(workdir)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\nfc_list.0.") >= 2  # its head is in both
+    config.write_text(
+        "from stf_jax.run.run_files import run_config\n"
+        f"def get_config(): return run_config({str(workdir)!r})\n"
+    )
+    wanted = json.loads((workdir / "scores.json").read_text())["rows"]
+    sources = {"file": [str(file), "--config", str(config)], "run": [str(workdir)]}
+    for name, source in sources.items():
+        output = tmp_path / name
+        argv = ["--mode", "evaluate", "--output", str(output), "--weights", *source]
+        assert main(argv) == 0
+        found = read_features(output / "features.npz")
+        np.testing.assert_allclose(found.features, features.features, atol=1e-6)
+        assert found.origin == features.origin
+        contents = json.loads((output / "scores.json").read_text())
+        assert contents["rows"]["step"]["scores"] == wanted["step"]["scores"]
+    assert (
+        f"{file}, on {features.image_dir.removesuffix('/images')} (test)"
+        in (tmp_path / "file" / "report" / "index.html").read_text()
+    )
+    write_tensors(file, {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)})
+    argv = ["--mode", "evaluate", "--output", str(tmp_path / "x"), "--weights", *sources["file"]]
+    assert main(argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {file}: 1 tensors used, for resnet18")
 
 
 def test_match_command(workdir: Path, features: FeatureSet, tmp_path: Path, capsys) -> None:
@@ -318,7 +378,7 @@ def test_match_command_refuses_features_of_another_origin(
 
 
 def test_nobody_is_matched_with_the_same_tracklet(features: FeatureSet) -> None:
-    matches = stf_jax.match_tracklets(features, features, top=3 * PEOPLE)
+    matches = stf_jax.match_tracklets(features, features, top=3 * PEOPLE, same_camera=True)
     assert matches.probabilities is None
     for row, entries in enumerate(matches.entries):
         assert sorted(entries) == [-1, *(r for r in range(3 * PEOPLE) if r != row)]
@@ -328,9 +388,9 @@ def test_a_tracklet_without_a_readable_image_matches_nothing(features: FeatureSe
     blank = features.features.copy()
     blank[2] = 0
     some = dataclasses.replace(features, features=blank)
-    matches = stf_jax.match_tracklets(features, some, top=features.num_tracklets)
+    matches = stf_jax.match_tracklets(features, some, top=features.num_tracklets, same_camera=True)
     assert 2 not in matches.entries
-    matches = stf_jax.match_tracklets(some, features, top=features.num_tracklets)
+    matches = stf_jax.match_tracklets(some, features, top=features.num_tracklets, same_camera=True)
     assert (matches.entries[2] == -1).all()
     assert (np.delete(matches.entries, 2, axis=0)[:, 0] >= 0).all()
 

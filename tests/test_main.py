@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from stf_jax.config import KEYS, Config, changed, check_config, flat_values
+from stf_jax.config import KEYS, Config, changed, check_config, flat_values, to_json
 from stf_jax.errors import UserError
 from stf_jax.main import main, parse, read_config
-from stf_jax.run.run_files import write_run_files
+from stf_jax.run.run_files import run_config, write_run_files
 from stf_jax.training.stop_request import RunStoppedError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -89,6 +89,17 @@ def test_a_wrong_override_is_one_line(tmp_path, capsys, override: str, said: str
     assert said in lines[0]
 
 
+def test_an_error_of_many_lines_is_cut_with_a_count(tmp_path, capsys) -> None:
+    write_run_files(tmp_path, {f"wheel{number}": number for number in range(40)}, {})
+    status, lines = run(capsys, "--mode", "evaluate", "--workdir", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        run_config(tmp_path)
+    whole = str(caught.value).split("\n")
+    assert status == 2
+    assert lines == [f"error: {whole[0]}", *whole[1:10], f"... and {len(whole) - 10} lines more"]
+    assert len(whole) > 50
+
+
 def test_no_data_says_what_was_looked_for_and_how_to_prepare_it(tmp_path, capsys) -> None:
     status, lines = run(
         capsys, "--config", str(CONFIGS / "mars.py"), "--workdir", str(tmp_path / "w"),
@@ -98,6 +109,25 @@ def test_no_data_says_what_was_looked_for_and_how_to_prepare_it(tmp_path, capsys
     assert len(lines) == 1
     assert "partitions.pkl" in lines[0]
     assert "python -m stf_jax.prepare" in lines[0]
+
+
+@pytest.mark.parametrize("override", ["data.root=nowhere", "model.backbone=resnet"])
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_a_wrong_config_is_reported_before_frameworks_are_imported(
+    tmp_path, mode: str, override: str
+) -> None:
+    write_run_files(tmp_path / "run", to_json(Config()), {})
+    argv = ["--mode", mode, "--workdir", str(tmp_path / "run"), f"--config.{override}"]
+    argv += ["--config", str(CONFIGS / "mars.py")] * (mode == "train")
+    code = (
+        f"import sys; from stf_jax.main import main; assert main({argv!r}) == 2; "
+        "sys.exit(', '.join({'jax', 'flax', 'tensorflow', 'torch'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert override.split("=")[1] in done.stderr
 
 
 def test_the_config_of_another_program_is_named_with_its_file(tmp_path, capsys) -> None:
@@ -121,7 +151,9 @@ def test_stopped_training_is_no_success(tmp_path, monkeypatch, name: str, status
         raise RunStoppedError(name)
 
     monkeypatch.setattr("stf_jax.train.train", stop)
-    argv = ["--config", str(CONFIGS / "mars.py"), "--workdir", str(tmp_path)]
+    (tmp_path / "partitions.pkl").touch()
+    argv = ["--config", str(CONFIGS / "mars.py"), "--workdir", str(tmp_path / "w")]
+    argv.append(f"--config.data.root={tmp_path}")
     assert main([*argv, "--config.compilation_cache=off"]) == status
 
 
@@ -137,6 +169,7 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
 
     few = SimpleNamespace(num_tracklets=1, names=[b"x"], with_prior=lambda prior: ("fit", prior))
     recorded("evaluate.evaluate_workdir")
+    recorded("evaluate.evaluate_weights")
     recorded("embed.embed_tracklets", few)
     recorded("evaluation.features.feature_files.write_features")
     recorded("evaluation.calibration.fit_calibration", few)
@@ -150,17 +183,35 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
         calls.append(("select_camera", features, camera, option))
         return SimpleNamespace(num_tracklets=1, camera=camera)
 
-    monkeypatch.setattr("stf_jax.match.select_camera", selected)
+    monkeypatch.setattr("stf_jax.match.select_cameras", selected)
+    joins = "stf_jax.evaluation.features.sources.join_pieces"
+    monkeypatch.setattr(joins, lambda found: SimpleNamespace(joined=True, **vars(found)))
     common = ["--config", str(CONFIGS / "mars.py"), "--workdir", "w"]
-    common += ["--config.compilation_cache=elsewhere"]
+    (tmp_path / "partitions.pkl").touch()
+    common += ["--config.compilation_cache=elsewhere", f"--config.data.root={tmp_path}"]
     config = read_config(*parse(common))
     main(["--mode", "evaluate", *common])
-    main(["--mode", "evaluate", *common, "--checkpoint", "3", "--no-report"])
+    main(["--mode", "evaluate", *common, "--checkpoint", "3", "--no-report", "--output", "o"])
     assert calls == [
         "elsewhere",
-        ("evaluate_workdir", config, Path("w"), None, {"report": True}),
+        ("evaluate_workdir", config, Path("w"), None, {"output": None, "report": True}),
         "elsewhere",
-        ("evaluate_workdir", config, Path("w"), "3", {"report": False}),
+        ("evaluate_workdir", config, Path("w"), "3", {"output": Path("o"), "report": False}),
+    ]
+    calls.clear()
+    write_run_files(tmp_path / "run", to_json(config), {})
+    given = ["--mode", "evaluate", "--output", "o", "--weights"]
+    main([*given, "w.npz", *common])
+    main([*given, str(tmp_path / "run"), "--checkpoint", "best"])
+    assert calls[1::2] == [
+        ("evaluate_weights", config, "w.npz", Path("o"), {"report": True}),
+        (
+            "evaluate_workdir",
+            config,
+            tmp_path / "run",
+            "best",
+            {"output": Path("o"), "report": True},
+        ),
     ]
     calls.clear()
     output = tmp_path / "some" / "new" / "a.npz"
@@ -205,19 +256,25 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
             "--query-camera",
             "1",
             "--gallery-camera",
-            "2",
+            "2,4",
+            "--pieces",
+            "--same-camera",
             "--calibrate",
             "c.npz",
             "--prior",
             "0.2",
         ]
     )
-    chosen = [SimpleNamespace(num_tracklets=1, camera=camera) for camera in (1, 2)]
+    chosen = [SimpleNamespace(num_tracklets=1, camera=cameras) for cameras in ([1], [2, 4])]
     assert calls == [
         ("fit_calibration", "c.npz", {}),
-        ("select_camera", "q.npz", 1, "--query-camera"),
-        ("select_camera", "g.npz", 2, "--gallery-camera"),
-        ("match_tracklets", *chosen, {"top": 3, "calibration": ("fit", 0.2)}),
+        ("select_camera", "q.npz", [1], "--query-camera"),
+        ("select_camera", "g.npz", [2, 4], "--gallery-camera"),
+        (
+            "match_tracklets",
+            *chosen,
+            {"top": 3, "calibration": ("fit", 0.2), "same_camera": True},
+        ),
         ("write_matches", Path("out"), "matches", {"title": "q among g"}),
     ]
 
@@ -225,19 +282,41 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
     match = ["--mode", "match", "--workdir", "w", "--output", "out"]
     match += ["--query", "q.npz", "--gallery", "g.npz", "--config", str(CONFIGS / "mars.py")]
     main(match)
-    chosen = SimpleNamespace(num_tracklets=1, camera=None)
+    chosen = SimpleNamespace(num_tracklets=1, camera=None, joined=True)
     assert calls[:-1] == [
         ("select_camera", "q.npz", None, "--query-camera"),
         ("select_camera", "g.npz", None, "--gallery-camera"),
-        ("match_tracklets", chosen, chosen, {"top": 10, "calibration": None}),
+        (
+            "match_tracklets",
+            chosen,
+            chosen,
+            {"top": 10, "calibration": None, "same_camera": False},
+        ),
     ]
     main([*match, "--calibrate", "c.npz"])
-    assert calls[-2] == ("match_tracklets", chosen, chosen, {"top": 10, "calibration": few})
+    options = {"top": 10, "calibration": few, "same_camera": False}
+    assert calls[-2] == ("match_tracklets", chosen, chosen, options)
     calls.clear()
     monkeypatch.setattr("stf_jax.hosts.initialize_arguments", lambda *given: calls.append(given))
     hosts = ["--coordinator", "h:1", "--num-processes", "2", "--process-id", "1"]
     main(["--mode", "evaluate", *common, *hosts])
     assert calls[0] == ("h:1", 2, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--mode", "evaluate"], "--mode evaluate needs --workdir"),
+        (["--mode", "evaluate", "--weights", "w.npz"], "--weights needs --config, --output"),
+        (["--mode", "evaluate", "--weights", "."], "--mode evaluate --weights needs --output"),
+        (["--workdir", "w", "--weights", "w.npz"], "--weights is of --mode evaluate"),
+    ],
+)
+def test_what_a_mode_needs(argv: list[str], said: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_mode_that_there_is_not_is_refused(capsys) -> None:

@@ -1,6 +1,7 @@
 """Ranking one set of features against another; made-up features of tracklets of one frame."""
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def test_the_metric_is_the_runs(metric: str, order: list[int]) -> None:
         make_set([[1, 0]], metric=metric),
         make_set([[9, 1], [1, 1]], "b", metric=metric),
     )
-    assert stf_jax.match_tracklets(query, gallery).entries.tolist() == [order]
+    assert stf_jax.match_tracklets(query, gallery, same_camera=True).entries.tolist() == [order]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,8 @@ def test_features_of_another_origin_are_refused(unlike: dict[str, Any], told: st
     calibration = Calibration(1.0, -2.0, 0.1, gallery.origin, 10, 90)
     with pytest.raises(UserError, match="; calibration: features of"):
         stf_jax.match_tracklets(query, query, calibration=calibration)
-    matches = stf_jax.match_tracklets(gallery, gallery, calibration=calibration)
+    options = {"calibration": calibration, "same_camera": True}
+    matches = stf_jax.match_tracklets(gallery, gallery, **options)
     assert matches.probabilities is not None
 
 
@@ -118,6 +120,8 @@ def test_page_and_table_of_the_command(
     for name, camera in zip(("query", "gallery"), cameras, strict=True):
         argv += [] if camera is None else [f"--{name}-camera", str(camera)]
     argv += [] if prior is None else ["--prior", str(prior)]
+    same = cameras == (3, None)
+    argv += ["--same-camera"] if same else []
     assert main([*argv, "--calibrate", str(tmp_path / "other.npz")]) == 0
 
     fitted = fit_calibration(sets["other"].feature_set(metric=metric))
@@ -140,7 +144,13 @@ def test_page_and_table_of_the_command(
     for row, query in enumerate(data["queries"]):
         own = rows["query"][row]
         check_shown(data["tracklets"]["q"][row], sets["query"], own, output / "strips")
-        columns = [c for c, g in enumerate(rows["gallery"]) if UNREAD not in (g, own)]
+        camera = sets["query"].table.cameras[own]
+        others = sets["gallery"].table.cameras
+        columns = [
+            c
+            for c, g in enumerate(rows["gallery"])
+            if UNREAD not in (g, own) and (same or others[g] != camera)
+        ]
         entries = sorted(columns, key=lambda c, row=row: distances[row, c])[:6]
         near = distances[row, entries]
         chances = 1 / (1 + np.exp(-(fitted.intercept + shift + fitted.slope * near)))
@@ -159,6 +169,9 @@ def test_page_and_table_of_the_command(
                 "place": str(place + 1),
                 "gallery_row": str(entry),
                 "gallery": sets["gallery"].name(rows["gallery"][entry]),
+                "query_camera": str(camera),
+                "gallery_camera": str(others[rows["gallery"][entry]]),
+                **{f"{side}_{part}": "" for side in rows for part in ("id", *FRAMES)},
             }
     assert next(listed, None) is None
     assert len(used) > 3
@@ -172,6 +185,47 @@ def test_page_and_table_of_the_command(
     assert f"{len(rows['query'])} tracklets looked for among {len(rows['gallery'])}<" in text
     assert f"of which {100 * (prior or fitted.prior):.3g} % are of one person" in text
     assert f"calibrated on {fitted.matches} matching and {fitted.others} other pairs" in text
+
+
+FRAMES = ("first_frame", "last_frame")
+
+
+def test_lists_are_of_other_cameras_and_a_track_is_one_tracklet(tmp_path: Path) -> None:
+    """Four tracks of two cameras, one of them in two pieces; the command's table has them all."""
+    features = [[1, 0], [0, 1], [0.6, 0.8], [0.8, 0.6], [0, 1]]
+    sources = np.array([[7, 1, 40], [8, 5, 9], [7, 3, 8], [9, 1, 2], [7, 50, 90]])
+    found = dataclasses.replace(
+        make_set(features), cameras=np.array([1, 1, 2, 2, 1]), sources=sources
+    )
+    write_features(tmp_path / "all.npz", found)
+    write_run_files(tmp_path / "run", to_json(Config()), {})
+    argv = ["--mode", "match", "--workdir", str(tmp_path / "run"), "--output", str(tmp_path / "w")]
+    argv += ["--query", str(tmp_path / "all.npz"), "--gallery", str(tmp_path / "all.npz")]
+
+    def rows(*options: str) -> list[tuple[str, ...]]:
+        assert main([*argv, *options]) == 0
+        with open(tmp_path / "w" / "matches.csv", newline="") as file:
+            sides = [
+                [f"{s}_{part}" for part in ("camera", "id", *FRAMES)] for s in ("query", "gallery")
+            ]
+            return [tuple(line[c] for side in sides for c in side) for line in csv.DictReader(file)]
+
+    first, second, third, fourth = (
+        ("1", "7", "1", "90"), ("1", "8", "5", "9"), ("2", "7", "3", "8"), ("2", "9", "1", "2"),
+    )  # fmt: skip
+    # The first track's feature is that of both pieces together: at 45 degrees.
+    assert rows("--top", "1") == [first + third, second + third, third + first, fourth + first]
+    assert rows("--top", "1", "--query-camera", "2,1") == rows("--top", "1")
+    pieces = [("1", "7", "1", "40"), ("1", "7", "50", "90")]
+    assert rows("--top", "1", "--pieces")[::4] == [pieces[0] + fourth, pieces[1] + third]
+    same = rows("--same-camera", "--top", "3", "--query-camera", "1")
+    assert [row[4:] for row in same[:3]] in ([third, fourth, second], [fourth, third, second])
+
+
+def test_one_camera_alone_has_nobody_to_look_among() -> None:
+    one = make_set([[1, 0], [0, 1]])
+    with pytest.raises(UserError, match=r"all of query and gallery are of camera 1; .*--camera N"):
+        stf_jax.match_tracklets(one, one)
 
 
 def test_without_calibration_there_are_no_probabilities(tmp_path: Path) -> None:

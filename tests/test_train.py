@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import train_and_score
 from drawn_tracklets import draw
+from jax.core import Tracer
 from PIL import Image
 from ranking_loops import chosen_rows, distances_of, ranked, scores_of
 
@@ -239,7 +240,7 @@ def test_a_built_tfds_data_set_trains_and_scores_as_the_folder(
 
     # The other one's config, too: a run moves from one source to the other.
     for run, source in ((tfds, config), (folder, tiny_config(layout))):
-        evaluate_workdir(source, run, "latest", report=True)
+        evaluate_workdir(source, run, "latest", report=True, output=run)
     ours, theirs = (json.loads((run / "scores.json").read_text()) for run in (tfds, folder))
     assert ours["rows"] == theirs["rows"]
     with np.load(tfds / "features.npz") as ours, np.load(folder / "features.npz") as theirs:
@@ -367,6 +368,33 @@ def started(monkeypatch) -> list[Any]:
 def assert_same(ours: Any, theirs: Any) -> None:
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.parametrize("wrong", ["missing file", "missing run", "other shapes"])
+def test_a_failed_start_leaves_the_workdir_free(layout: Path, tmp_path: Path, wrong: str) -> None:
+    """What is wrong with the weights is found before an initialisation is compiled."""
+    source = tmp_path / "weights.safetensors"
+    if wrong == "missing run":
+        source.mkdir()
+    elif wrong == "other shapes":
+        write_tensors(source, {"conv1.weight": np.zeros((1, 2, 3, 4), np.float32)})
+    config = tiny_config(layout, {"pretrained": str(source), "train.max_steps": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stf_jax.run.restore.init_variables", only_shapes)
+        with pytest.raises(UserError, match=re.escape(str(source))):
+            training.train(config, tmp_path / "run")
+    assert read_run_files(tmp_path / "run") is None
+    training.train(changed(config, {"pretrained": ""}), tmp_path / "run")
+    run = read_run_files(tmp_path / "run")
+    assert run is not None
+    assert run.config["pretrained"] == ""
+
+
+def only_shapes(*arguments: Any) -> Any:
+    """Variables for `jax.eval_shape`; an error where they would be computed."""
+    found = init_variables(*arguments)
+    assert all(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(found))
+    return found
 
 
 def test_training_starts_from_another_runs_checkpoint(
@@ -622,8 +650,7 @@ def test_compare_tells_runs_apart(straight, layout, tmp_path, monkeypatch, capsy
     compare = script("compare")
     run, other = tmp_path / "run", tmp_path / "other"
     shutil.copytree(straight, run)
-    evaluate_workdir(tiny_config(layout), run, "best")
-    shutil.copytree(run, other)
+    evaluate_workdir(tiny_config(layout), run, "best", output=other)
     evaluate_workdir(tiny_config(layout), run, "latest")
     capsys.readouterr()
     argv = ["--layout", str(layout), "--output", str(tmp_path / "out")]
@@ -708,11 +735,12 @@ def test_the_checkpoint_asked_for_is_used(straight: Path, layout: Path, tmp_path
     for which, step in (("4", 4), ("latest", 6)):
         argv = ["--workdir", str(run), "--checkpoint", which, "--config.compilation_cache=off"]
         assert main(["--mode", "evaluate", *argv, "--no-report"]) == 0
-        scores = json.loads((run / "scores.json").read_text())
+        folder = run if which == "latest" else run / "evaluations" / f"{layout.name}-test-step4"
+        scores = json.loads((folder / "scores.json").read_text())
         assert (scores["checkpoint"], scores["step"]) == (which, step)
         embed = ["--mode", "embed", "--input", str(layout), "--output", str(output)]
         assert main([*embed, *argv]) == 0
-        found[which], again = read_features(run / "features.npz"), read_features(output)
+        found[which], again = read_features(folder / "features.npz"), read_features(output)
         variables, _ = checkpoint.restore_model(straight / "checkpoints", template, step)
         del variables["params"]["classifier"]
         origin = found[which].origin
@@ -729,7 +757,8 @@ def test_a_scored_run_is_scored_again_for_another_checkpoint(
     shutil.copytree(straight, run)
     for which, step in (("4", 4), ("latest", 6), ("4", 4)):
         rows = train_and_score.train_and_score(tiny_config(layout), run, which)
-        stored = json.loads((run / "scores.json").read_text())
+        folder = run if which == "latest" else run / "evaluations" / f"{layout.name}-test-step4"
+        stored = json.loads((folder / "scores.json").read_text())
         assert (stored["step"], stored["rows"]) == (step, rows)
 
 

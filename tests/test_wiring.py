@@ -457,14 +457,53 @@ def test_a_run_that_goes_on_keeps_every_key_that_it_learns_by(tmp_path: Path) ->
         train.begin_run(workdir, Config(), table)
         config = changed(Config(), {key: {**CHANGED, **others}[key]})
         if key in FREE:
-            train.begin_run(workdir, config, table)
+            train.check_run(workdir, config, table)
         else:
             with pytest.raises(UserError, match=rf"config\.{re.escape(key)} was "):
-                train.begin_run(workdir, config, table)
+                train.check_run(workdir, config, table)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "allowed"),
+    [
+        ((3, 0), (6, 0), True),
+        ((6, 0), (3, 0), False),
+        ((6, 10), (6, 20), True),
+        ((6, 10), (6, 0), True),  # no limit
+        ((6, 0), (6, 10), False),
+        ((3, 20), (6, 10), False),
+    ],
+)
+@pytest.mark.parametrize("schedule", ["staircase", "cosine"])
+def test_a_run_may_become_longer(
+    tmp_path: Path,
+    schedule: str,
+    before: tuple[int, int],
+    now: tuple[int, int],
+    allowed: bool,
+) -> None:
+    make_layout(tmp_path / "set")
+    table = load_layout(tmp_path / "set", "other.pkl").train
+    assert table is not None
+    first, second = (
+        changed(
+            Config(),
+            {"train.epochs": n, "train.max_steps": most, "optimizer.schedule": schedule},
+        )
+        for n, most in (before, now)
+    )
+    train.begin_run(tmp_path, first, table)
+    if not allowed:
+        with pytest.raises(UserError, match=r"config\.train\.\w+ was "):
+            train.check_run(tmp_path, second, table)
+        return
+    notes = train.check_run(tmp_path, second, table)
+    assert all(("jump up" if schedule == "cosine" else "same staircase") in n for n in notes)
+    assert len(notes) == sum(a != b for a, b in zip(before, now, strict=True))
 
 
 def test_a_run_that_goes_on_tells_of_other_devices(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path,
 ) -> None:
     """Than those of its last start."""
     make_layout(tmp_path / "set")
@@ -475,8 +514,8 @@ def test_a_run_that_goes_on_tells_of_other_devices(
     for before, told in ((["7", here], False), ([here, "7"], True)):
         starts = json.dumps([{"devices": count} for count in before])
         (tmp_path / "versions.json").write_text(starts)
-        train.begin_run(tmp_path, Config(), table)
-        assert (f"note: on {here} devices now, on 7 before" in capsys.readouterr().err) is told
+        notes = train.check_run(tmp_path, Config(), table)
+        assert (f"note: on {here} devices now, on 7 before" in str(notes)) is told
 
 
 def test_the_best_is_chosen_among_scores_by_the_same_rules() -> None:

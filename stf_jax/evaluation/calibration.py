@@ -36,6 +36,7 @@ class Calibration:
     origin: FeatureOrigin  # of the features whose distances, by its metric, it is for
     matches: int  # pairs it was fitted on
     others: int
+    data: str = ""  # folder of the images they are of
 
     def probabilities(self, distances: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Probabilities in [0, 1], of the distances' shape; 0 at infinite distance."""
@@ -88,7 +89,9 @@ def fit_calibration(features: FeatureSet) -> Calibration:
             "model"
         )
     prior = matches / (matches + others)
-    return Calibration(intercept, slope, prior, features.origin, matches, others)
+    return Calibration(
+        intercept, slope, prior, features.origin, matches, others, features.image_dir
+    )
 
 
 def fit_logistic(

@@ -4,19 +4,21 @@ Cuts people out of videos along their tracks: `python -m stf_jax.prepare mot`.
 
 A camera is NUMBER:VIDEO:TRACKS, where VIDEO is a file or a folder of frames and TRACKS a
 MOT-challenge file: frame,id,left,top,width,height[,confidence[,class[,visibility]]] or the
-ten-column form, separated by commas or white space. An id is one person over all cameras;
-where trackers numbered each camera for itself, use --unlabelled.
+ten-column form, separated by commas or white space. A tracker numbers each camera for itself:
+--ids camera (or --unlabelled). With --ids global an id is one person over all cameras, as where
+somebody labelled them: only then there is anything to train on and to score.
 
 A track is cut where more than --max-gap frames are missing, then into equal parts of at most
 --max-length boxes. Boxes that a filter drops give no picture, but do not cut the track.
 
-example, two cameras, odd identities train, camera 2 queries:
-  python -m stf_jax.prepare mot --camera 1:hall.mp4:hall.txt --camera 2:door.mp4:door.txt \\
-      --train-rule odd --query-cameras 2 --stride 2 --max-length 40 --output data/building
-
 example, unknown people in three cameras, to search for those that camera 1 saw:
-  python -m stf_jax.prepare mot --unlabelled --query-cameras 1 --output data/night \\
+  python -m stf_jax.prepare mot --ids camera --query-cameras 1 --output data/night \\
       --camera 1:a.mp4:a.txt --camera 2:b.mp4:b.txt --camera 3:c_frames:c.txt
+
+example, two labelled cameras, odd identities train, camera 2 queries:
+  python -m stf_jax.prepare mot --camera 1:hall.mp4:hall.txt --camera 2:door.mp4:door.txt \\
+      --ids global --train-rule odd --query-cameras 2 --stride 2 --max-length 40 \\
+      --output data/building
 
 Run again after an interruption, the same command resumes where it stopped. Besides images and
 partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
@@ -32,9 +34,11 @@ from pathlib import Path
 
 import numpy as np
 
+from stf_jax.data.layout.partitions import load_layout
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.prepare.output import claim_output, write_text
+from stf_jax.prepare.preview import save_preview
 from stf_jax.prepare.tracks.cut import CutRules, clip_boxes, cut_tracklets
 from stf_jax.prepare.tracks.split import (
     TRAIN_RULES,
@@ -43,7 +47,14 @@ from stf_jax.prepare.tracks.split import (
     train_ids_by_rule,
     train_ids_by_share,
 )
-from stf_jax.prepare.tracks.summary import ROLES, Camera, Tracklets, summary, tracklet_table
+from stf_jax.prepare.tracks.summary import (
+    ROLES,
+    Camera,
+    Tracklets,
+    dropped_boxes,
+    summary,
+    tracklet_table,
+)
 from stf_jax.prepare.tracks.track_files import (
     BOXES,
     FEW_BOXES,
@@ -64,7 +75,20 @@ LAST_ID = 10**18 - 1  # of a name's first number (`data.layout.names`)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `prepare mot` to a parser."""
     add = parser.add_argument
-    add("--camera", action="append", required=True, metavar="NUMBER:VIDEO:TRACKS", dest="cameras")
+    add(
+        "--camera",
+        action="append",
+        required=True,
+        metavar="NUMBER:VIDEO:TRACKS",
+        dest="cameras",
+        help="a camera's number, its video or folder of frames, its track file; once for each",
+    )
+    add(
+        "--preview",
+        type=Path,
+        metavar="FILE",
+        help="also write a contact sheet (.png or .jpg) of some of the people",
+    )
     add("--output", required=True, type=Path, metavar="DIR", help="a new or empty folder")
     add("--first-frame", type=int, choices=(0, 1), default=1, help="in TRACKS (default 1)")
     add(
@@ -74,8 +98,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "centre, width, height (default: size, and a file that looks like another is refused)",
     )
 
-    split = parser.add_argument_group("split (one of the first four is required)")
-    which = split.add_mutually_exclusive_group(required=True)
+    split = parser.add_argument_group("split (--ids camera or one of the next four is required)")
+    split.add_argument(
+        "--ids",
+        choices=("camera", "global"),
+        help="camera: each camera was numbered for itself, which is --unlabelled; global: an id is "
+        "one person in all cameras (default with --train-...)",
+    )
+    which = split.add_mutually_exclusive_group()
     which.add_argument("--train-ids", metavar="LIST|FILE", help="such as 1,3,5-9; others test")
     which.add_argument("--train-rule", choices=TRAIN_RULES, help="ids that train; others test")
     which.add_argument("--train-fraction", type=float, metavar="SHARE", help="drawn with --seed")
@@ -108,11 +138,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drop = parser.add_argument_group("dropping (counted by reason)")
     add = drop.add_argument
     add("--classes", metavar="LIST", help="classes of TRACKS that are people")
-    add("--min-length", type=int, default=_RULES.min_length, metavar="PICTURES")
-    add("--min-height", type=float, default=_RULES.min_height, metavar="PIXELS")
-    add("--min-width", type=float, default=_RULES.min_width, metavar="PIXELS")
-    add("--min-confidence", type=float, metavar="C")
-    add("--min-visibility", type=float, metavar="SHARE", help="ground truth only")
+    least = "tracklets of fewer pictures (default %(default)s)"
+    add("--min-length", type=int, default=_RULES.min_length, metavar="PICTURES", help=least)
+    low, thin = (f"{kind} boxes (default %(default)g)" for kind in ("lower", "narrower"))
+    add("--min-height", type=float, default=_RULES.min_height, metavar="PIXELS", help=low)
+    add("--min-width", type=float, default=_RULES.min_width, metavar="PIXELS", help=thin)
+    unsure = "boxes of a lower confidence, column 7 (default: none)"
+    add("--min-confidence", type=float, metavar="C", help=unsure)
+    hidden = "boxes of a lower visibility, column 9 of ground truth (default: none)"
+    add("--min-visibility", type=float, metavar="SHARE", help=hidden)
     inside = "of the box's area in the picture (default %(default)s)"
     add("--min-inside", type=float, default=_RULES.min_inside, metavar="SHARE", help=inside)
     unseen = "boxes with exactly this confidence were interpolated, not seen"
@@ -283,6 +317,8 @@ def cut_videos(
     boxes: str | None = None,
     ext: str = "png",
     val_share: float = 0,
+    preview: Path | None = None,
+    to_embed: bool = False,
 ) -> None:
     """Cuts people out of videos along their tracks, writes the layout and prints a summary.
 
@@ -302,6 +338,8 @@ def cut_videos(
         boxes: as of `track_files.read_tracks`.
         ext: of the images, png or jpg.
         val_share: as of `layout.write_partitions`.
+        to_embed: say only which boxes gave no picture: the layout is not one to train or score on.
+        preview: a contact sheet of some test people (training people where there are no others).
 
     Raises:
         UserError: bad input, or an output folder that belongs to something else.
@@ -343,21 +381,48 @@ def cut_videos(
         camera_digits=digits,
         val_share=val_share,
     )
+    if to_embed:
+        print("\n".join(dropped_boxes(cameras)))
+        return
     print(summary(cameras, tracklets, train_ids is None))
+    if preview is not None:
+        layout = load_layout(output)
+        tables = [table for table in (layout.test, layout.trainval) if table is not None]
+        save_preview(preview, tables[0])
+        print(f"preview: {preview}")
     print(f"written: {output}")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs `prepare mot`, as `cut_videos`; raises UserError as that does."""
+    trains = [
+        n for n in ("train_ids", "train_rule", "train_fraction") if getattr(args, n) is not None
+    ]
+    given = f"--{trains[0].replace('_', '-')}" if trains else "--unlabelled"
+    if args.ids == "camera" and trains:
+        raise UserError(
+            f"--ids camera and {given}: nobody is known in two cameras, so there is nothing to "
+            f"train on; leave {given} out, or pass --ids global where ids are the same everywhere"
+        )
+    if args.ids == "global" and args.unlabelled:
+        raise UserError("--ids global and --unlabelled: expected one of them")
+    if args.ids != "camera" and not trains and not args.unlabelled:
+        raise UserError(
+            "expected --ids camera, or one of --train-ids --train-rule --train-fraction "
+            "--unlabelled; a tracker numbers each camera for itself: --ids camera"
+        )
+    if args.preview is not None and args.preview.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"--preview {args.preview}: expected a name that ends in .png or .jpg")
     queries = args.query_cameras
     cut_videos(
         map(parse_camera, args.cameras),
         args.output,
-        train_ids=None if args.unlabelled else partial(_train_ids, args),
+        train_ids=partial(_train_ids, args) if trains else None,
         query_cameras=None if queries is None else parse_numbers(queries, "--query-cameras"),
         rules=_rules(args),
         first_frame=args.first_frame,
         boxes=args.boxes,
         ext=args.ext,
         val_share=args.val_share,
+        preview=args.preview,
     )

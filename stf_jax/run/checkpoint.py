@@ -37,7 +37,7 @@ BEST_METRIC = "mAP"
 # compared with those of the same ones only.
 SUBSET, RULES = "subset_crc32", "rules_crc32"
 MODEL_GROUPS = ("params", "batch_stats")
-MAX_FINDINGS = 20
+MAX_FINDINGS = 8
 
 State = TypeVar("State")
 Folder = str | os.PathLike[str]

@@ -1,4 +1,4 @@
-"""What a run reports as it goes: metrics.jsonl for programs, TensorBoard files for people, a bar.
+"""What a run measures as it goes: metrics.jsonl for programs, TensorBoard files for people, a bar.
 
 metrics.jsonl has one JSON object a line: "step" (training steps done), "time" (seconds since 1970),
 and numbers, or lists of numbers, by name. It is cut back to the step a run resumes from, so that a
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 _FLUSH_SECONDS = 1
+_RATES = ("epoch", "frames_per_second", "data_wait")
 
 
 class MetricsLog:
@@ -42,6 +43,7 @@ class MetricsLog:
         *,
         tensorboard: bool = True,
         writes: bool = True,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """Opens the files in `workdir` (made if need be), cut back to `resume_step`.
 
@@ -50,6 +52,7 @@ class MetricsLog:
             resume_step: training steps done; 0 at the start of a run.
             tensorboard: whether to write event files too, into `workdir`/tensorboard.
             writes: False for a log that touches nothing: another host writes it.
+            config: values by dotted key, shown by TensorBoard as text.
         """
         self._lines = self._events = None
         if not writes:
@@ -61,6 +64,9 @@ class MetricsLog:
         self._events = (
             _open_events(workdir / TENSORBOARD_FOLDER, resume_step) if tensorboard else None
         )
+        if self._events is not None and config:
+            lines = [f"    {key} = {value!r}" for key, value in config.items()]  # Markdown: as code
+            self._events.add_text("config", "\n".join(lines), resume_step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one entry: `values` are numbers (Python, numpy or jax scalars) or 1-d arrays.
@@ -77,7 +83,7 @@ class MetricsLog:
         if self._events is not None:
             for name, value in entry.items():
                 if not isinstance(value, list):
-                    self._events.add_scalar(name, value, int(step), walltime=now)
+                    self._events.add_scalar(_tag(name), value, int(step), walltime=now)
 
     def close(self) -> None:
         """Closes the files."""
@@ -118,16 +124,15 @@ def cut_back(path: str | os.PathLike[str], step: int) -> None:
 def progress_bar(total_steps: int, done: int = 0, *, shown: bool = True) -> tqdm:
     """Bar with rate and time left, from `done` on; `update()` per step, `set_postfix(loss=...)`.
 
-    A terminal sees it move; a file gets it every half minute.
+    A terminal alone gets it: elsewhere `run_log` tells the progress in lines.
     """
-    seconds = 0.2 if sys.stderr.isatty() else 30.0
     return tqdm(
         total=total_steps,
         initial=done,
         unit="step",
-        mininterval=seconds,
+        mininterval=0.2,
         dynamic_ncols=True,
-        disable=not shown,
+        disable=not (shown and sys.stderr.isatty()),
     )
 
 
@@ -152,6 +157,16 @@ def _open_events(folder: Path, resume_step: int) -> "SummaryWriter":
         flush_secs=_FLUSH_SECONDS,
         filename_suffix=f".{time.time_ns()}",  # another file also within the same second
     )
+
+
+def _tag(name: str) -> str:
+    """TensorBoard's name of a metric: in the section of losses, of rates or of scores."""
+    group, _, rest = name.rpartition("/")
+    if group == "lr":
+        return f"rates/learning_rate_{rest}"
+    if group:  # protocol/score
+        return f"scores/{name}"
+    return f"{'rates' if name in _RATES else 'losses'}/{name}"
 
 
 def _json(value: Any) -> Any:

@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from stf_jax.config import Config
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.models.variables import init_variables
-from stf_jax.models.weights.pretrained import load_pretrained
+from stf_jax.models.weights.files import read_tensors
+from stf_jax.models.weights.location import locate_weights
+from stf_jax.models.weights.pretrained import load_pretrained, variables_from_torch
+from stf_jax.models.weights.torch_names import group_of, reference_name
 from stf_jax.run import checkpoint
-from stf_jax.run.run_files import read_run_files
+from stf_jax.run.run_files import read_run_files, run_config
 
 
 def default_checkpoint(workdir: Path) -> str:
@@ -53,6 +58,55 @@ def restore_run(config: Config, workdir: Path, which: str) -> tuple[TemporalFusi
     return model, variables, step
 
 
+def run_variables(workdir: Path, which: str | None = None) -> dict[str, Any]:
+    """Return all variables, numpy arrays, of checkpoint `which` of a run, its classifier too.
+
+    By default of `default_checkpoint`'s. Raises UserError where there is none.
+    """
+    files, config = read_run_files(workdir), run_config(workdir)
+    model = build_model(config.model, len(files.labels) if files else 0)
+    size = config.data.height, config.data.width
+    template = jax.eval_shape(lambda: init_variables(model, config.seed, *size))
+    chosen = which or default_checkpoint(workdir)
+    return checkpoint.restore_model(workdir / "checkpoints", template, chosen)[0]
+
+
+def restore_weights(config: Config, source: str) -> tuple[TemporalFusionNet, Any]:
+    """Return the model and its variables of a file of weights or hf:// address, without classifier.
+
+    Raises UserError where they do not fit; with `config.pretrained_partial` whole parts but the
+    backbone may be missing and are initialised.
+    """
+    model = build_model(config.model, 0)
+
+    def init() -> dict[str, Any]:
+        return init_variables(model, config.seed, config.data.height, config.data.width)
+
+    template = jax.eval_shape(init)
+    tensors = {
+        name: array
+        for name, array in read_tensors(locate_weights(source)).items()
+        if group_of(reference_name(name)) != "classifier"  # for as many people as it likes
+    }
+    found = variables_from_torch(tensors, model, partial=config.pretrained_partial, source=source)
+    merged = {**flatten_dict(template), **flatten_dict(found)}
+    return model, _filled(unflatten_dict(merged), init)
+
+
+def check_pretrained(source: str) -> None:
+    """Raise UserError where `config.pretrained` names no file and no run with a checkpoint.
+
+    A file of the hub is fetched; whether the weights fit is `starting_variables`' to say.
+    """
+    if not source:
+        return
+    if Path(source).is_dir():
+        which = default_checkpoint(Path(source))
+        checkpoint.find_step(Path(source) / "checkpoints", which)
+    else:
+        locate_weights(source)
+
+
 def starting_variables(
     model: TemporalFusionNet, config: Config, *, report: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -62,20 +116,36 @@ def starting_variables(
     another number of identities is re-initialised, which `report` gets); anything else a weights
     file or hf:// address for `models.weights.pretrained`. Raises UserError where it does not fit.
     """
-    variables = init_variables(model, config.seed, config.data.height, config.data.width)
+
+    def init() -> dict[str, Any]:
+        return init_variables(model, config.seed, config.data.height, config.data.width)
+
     source = config.pretrained
     if not source:
-        return variables
+        return init()
+    # Shapes alone: weights that do not fit are reported before an initialisation is compiled.
+    template = jax.eval_shape(init)
     if Path(source).is_dir():
         optional = ["classifier", *(["stage_attention"] if config.pretrained_partial else [])]
         which = default_checkpoint(Path(source))
         found, fresh = checkpoint.restore_model(
-            Path(source) / "checkpoints", variables, which, optional
+            Path(source) / "checkpoints", template, which, optional
         )
         for line in fresh:
             report(f"{source}: re-initialised, as it does not fit this run: {line}")
         report(f"starting from the {which} checkpoint of {source}")
-        return found
-    found, summary = load_pretrained(source, model, variables, partial=config.pretrained_partial)
-    report(str(summary))
-    return found
+    else:
+        found, summary = load_pretrained(source, model, template, partial=config.pretrained_partial)
+        report(str(summary))
+    return _filled(found, init)
+
+
+def _filled(found: dict[str, Any], init: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`found` on the device; leaves that are still shapes alone become those that `init` gives."""
+    shapes = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(found)]
+    fresh = init() if any(shapes) else found
+
+    def choose(leaf: Any, drawn: Any) -> Any:
+        return drawn if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+
+    return jax.tree.map(choose, found, fresh)

@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import stf_jax
@@ -114,6 +113,8 @@ def versions() -> dict[str, str]:
     revision = _git_revision()
     if revision:
         found["git"] = revision
+    import jax  # here: whoever only reads a run's config need not wait for it
+
     devices = jax.devices()
     return {**found, "device": devices[0].device_kind, "devices": str(len(devices))}
 

@@ -46,10 +46,13 @@ class StopRequest:
 
     def _note(self, number: int, frame: Any) -> None:
         signal.signal(number, self._before[number])
+        name = signal.Signals(number).name
+        # Not through a stream: the signal may have come in the middle of a write to it.
+        os.write(2, f"\n{name}: stopping after this step; a checkpoint is written first\n".encode())
         if hosts.several():
             os.kill(os.getpid(), signal.SIGTERM)
         else:
-            self.name = signal.Signals(number).name
+            self.name = name
 
     def reached(self) -> bool:
         """Whether to stop; to be called before each step, on all hosts."""

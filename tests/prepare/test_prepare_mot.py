@@ -336,10 +336,48 @@ def test_help_has_examples_and_a_split_is_required(two_cameras, capsys):
         main(["mot", "--help"])
     assert stopped.value.code == 0
     assert "example" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stopped:
-        run(*two_cameras, "--output", "x")
-    assert stopped.value.code == 2
-    assert "--train-ids --train-rule --train-fraction --unlabelled" in capsys.readouterr().err
+    message = refused(*two_cameras, "--output", "x")
+    assert "--train-ids --train-rule --train-fraction --unlabelled" in message
+    assert "expected --ids camera" in message
+
+
+def test_every_option_is_described():
+    parser = argparse.ArgumentParser()
+    mot.add_arguments(parser)
+    assert [action.dest for action in parser._actions if not action.help] == []
+
+
+def test_ids_of_each_camera_are_unlabelled_and_equal_ones_are_counted(
+    two_cameras, tmp_path, capsys
+):
+    run(*two_cameras, "--unlabelled", "--output", tmp_path / "out1")
+    assert "in several cameras" not in capsys.readouterr().out
+    run(
+        *two_cameras,
+        "--ids",
+        "camera",
+        "--output",
+        tmp_path / "out2",
+        "--preview",
+        tmp_path / "p.png",
+    )
+    assert partitions(tmp_path / "out2") == partitions(tmp_path / "out1")
+    with Image.open(tmp_path / "p.png") as sheet:
+        assert sheet.height % 128 == 0
+        assert sheet.height > 0
+    capsys.readouterr()
+    run(*two_cameras, "--train-rule", "odd", "--output", tmp_path / "out3")
+    ids = [{r["source_id"] for r in table(tmp_path / "out3") if r["camera"] == c} for c in "12"]
+    said = f"{len(ids[0] & ids[1])} of {len(ids[0] | ids[1])} ids are in several cameras"
+    assert said in capsys.readouterr().out
+    for options, message in (
+        (("--ids", "camera", "--train-rule", "odd"), "--ids camera and --train-rule: nobody"),
+        (("--ids", "global", "--unlabelled"), "--ids global and --unlabelled"),
+        (("--ids", "global"), "expected --ids camera, or one of"),
+        (("--ids", "camera", "--preview", "p.gif"), "--preview p.gif: expected a name that"),
+    ):
+        assert message in refused(*two_cameras, *options, "--output", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_ids_that_names_cannot_hold_are_refused_first(tmp_path):

@@ -20,7 +20,7 @@ def _steps(workdir):
 def _write(workdir, steps, resume_step=0, **options):
     with MetricsLog(workdir, resume_step, **options) as log:
         for step in steps:
-            log.write(step, {"train/loss": 1 / step})
+            log.write(step, {"loss": 1 / step})
 
 
 def test_an_entry_is_one_json_line_and_on_disk_at_once(tmp_path):
@@ -107,7 +107,7 @@ def test_event_files_are_whole_records_with_right_checksums(tmp_path):
         data = data[16 + length :]
     assert len(records) == 4
     assert b"brain.Event:2" in records[0]
-    assert b"train/loss" in records[1]
+    assert b"losses/loss" in records[1]
     assert struct.pack("<f", 1 / 3) in records[3]
 
 
@@ -117,17 +117,23 @@ from pathlib import Path
 from stf_jax.run.metrics_log import MetricsLog
 with MetricsLog(sys.argv[1]) as log:
     for step in range(1, 6):
-        log.write(step, {"train/loss": step, "cmc": [0.5]})
-with MetricsLog(sys.argv[1], 3) as log:
+        log.write(step, {"loss": step, "cmc": [0.5]})
+with MetricsLog(sys.argv[1], 3, config={"data.root": "a", "model.stages": (2, 4)}) as log:
     for step in range(4, 8):
-        log.write(step, {"train/loss": 10 * step})
+        log.write(step, {"loss": 10 * step})
+    log.write(7, {"step+queries/mAP": 0.5, "lr/rest": 0.1, "frames_per_second": 9})
 assert "tensorflow" not in sys.modules
 sys.modules["tensorflow"] = None
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 events = EventAccumulator(str(Path(sys.argv[1]) / "tensorboard"))
 events.Reload()
-assert events.Tags()["scalars"] == ["train/loss"], events.Tags()
-print([(e.step, e.value) for e in events.Scalars("train/loss")])
+tags = events.Tags()
+assert set(tags["scalars"]) == {
+    "losses/loss", "scores/step_queries/mAP", "rates/learning_rate_rest", "rates/frames_per_second"
+}, tags
+(text,) = [e.tensor_proto.string_val[0] for e in events.Tensors("config/text_summary")]
+assert text == b"    data.root = 'a'\\n    model.stages = (2, 4)", text
+print([(e.step, e.value) for e in events.Scalars("losses/loss")])
 """
 
 
@@ -143,7 +149,11 @@ def test_tensorboard_reads_a_resumed_run_without_tensorflow(tmp_path):
     assert out.stdout.strip() == str(expected)
 
 
-def test_progress_bar_shows_rate_and_time_left(capsys):
+def test_progress_bar_shows_rate_and_time_left_on_a_terminal_only(capsys, monkeypatch):
+    with progress_bar(10) as bar:
+        bar.update(10)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with progress_bar(10, done=4) as bar:
         bar.update(6)
     text = capsys.readouterr().err

@@ -58,7 +58,11 @@ def values_of(found: dict[str, Any]) -> dict[str, float]:
 
 @pytest.mark.parametrize(("subset", "step"), [("test", 2), ("val", 1)])
 def test_training_starts_from_the_default_checkpoint(
-    tmp_path: Path, initialised: list[Any], subset: str, step: int
+    tmp_path: Path,
+    initialised: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    subset: str,
+    step: int,
 ) -> None:
     workdir = make_run(tmp_path / "run", subset)
     values = {"pretrained": str(workdir), "seed": 9, "data.height": 48, "data.width": 24}
@@ -69,11 +73,11 @@ def test_training_starts_from_the_default_checkpoint(
     expected = {"backbone": step, "classifier": 0, "stage_attention": step, "mean": step}
     assert values_of(found) == expected
     assert f"starting from the {'best' if step == 1 else 'latest'} checkpoint" in said[-1]
-    assert initialised == [(9, 48, 24)]
+    assert set(initialised) == {(9, 48, 24)}
     # By default a stage attention has to fit, too.
     for partial in (False, True):
         config = changed(config, {"pretrained_partial": partial})
-        restore.init_variables = lambda *_: variables(0, stage_attention=5)
+        monkeypatch.setattr(restore, "init_variables", lambda *_: variables(0, stage_attention=5))
         if not partial:
             with pytest.raises(UserError, match="params/stage_attention/w: found"):
                 starting_variables(model, config, report=said.append)

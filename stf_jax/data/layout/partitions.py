@@ -51,14 +51,7 @@ def read_partitions(path: str | os.PathLike[str]) -> dict[str, Any]:
             plain data (see `stf_jax.data.layout.safe_pickle`).
     """
     path = Path(path)
-    if not os.path.isfile(path):
-        others = sorted(other.name for other in path.parent.glob("*.pkl"))
-        hint = (
-            f"there are {', '.join(others[:12])}: name one of these"
-            if others
-            else f"make a layout with `python -m stf_jax.prepare SOURCE --output {path.parent} ...`"
-        )
-        raise UserError(f"{path}: no such file; expected a layout's partitions file; {hint}")
+    check_is_there(path)
     values = read_pickle(path)
     if not isinstance(values, dict):
         raise UserError(
@@ -70,6 +63,18 @@ def read_partitions(path: str | os.PathLike[str]) -> dict[str, Any]:
         for key, value in values.items()
         if isinstance(key, str | bytes)
     }
+
+
+def check_is_there(path: Path) -> None:
+    """Raise UserError where there is no such partitions file, with those that there are."""
+    if not os.path.isfile(path):
+        others = sorted(other.name for other in path.parent.glob("*.pkl"))
+        hint = (
+            f"there are {', '.join(others[:12])}: name one of these"
+            if others
+            else f"make a layout with `python -m stf_jax.prepare SOURCE --output {path.parent} ...`"
+        )
+        raise UserError(f"{path}: no such file; expected a layout's partitions file; {hint}")
 
 
 def load_layout(

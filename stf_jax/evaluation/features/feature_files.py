@@ -59,6 +59,16 @@ class FeatureSet:
     inter_weights: Float32[np.ndarray, " f"]
     image_dir: str
     origin: FeatureOrigin
+    # The tracker's id, first and last frame of each, as in its file; -1, or None, where not known.
+    sources: Int64[np.ndarray, "n 3"] | None = None
+
+    def __repr__(self) -> str:
+        """One line: sizes and where the images are."""
+        size = self.features.shape[1] if self.features.ndim == 2 else 0
+        return (
+            f"FeatureSet({self.num_tracklets} tracklets of {len(self.names)} frames, {size} "
+            f"numbers each, cameras {sorted(set(self.cameras.tolist()))}, {self.image_dir})"
+        )
 
     @property
     def num_tracklets(self) -> int:
@@ -72,7 +82,8 @@ class FeatureSet:
         frames = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
         chosen = {name: getattr(self, name)[rows] for name in _OF_TRACKLETS}
         chosen |= {name: getattr(self, name)[frames] for name in _OF_FRAMES}
-        return dataclasses.replace(self, **chosen, offsets=offsets)
+        sources = None if self.sources is None else self.sources[rows]
+        return dataclasses.replace(self, **chosen, offsets=offsets, sources=sources)
 
 
 def feature_set(
@@ -81,6 +92,7 @@ def feature_set(
     *,
     origin: FeatureOrigin,
     titles: np.ndarray | None = None,
+    sources: np.ndarray | None = None,
 ) -> FeatureSet:
     """The tracklets of `table` with the features found; `titles` [N] is text, by default none."""
     return FeatureSet(
@@ -94,6 +106,7 @@ def feature_set(
         names=table.names,
         image_dir=os.path.abspath(table.image_dir),
         origin=origin,
+        sources=sources,
     )
 
 
@@ -101,6 +114,8 @@ def write_features(path: Path, features: FeatureSet) -> None:
     """Write a compressed .npz of the fields of `features`, atomically."""
     values = {**vars(features), **vars(features.origin)}
     del values["origin"]
+    if features.sources is None:
+        values["sources"] = np.full((features.num_tracklets, 3), -1)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, allow_pickle=False, **{name: np.asarray(v) for name, v in values.items()}
@@ -114,7 +129,8 @@ def read_features(path: Path) -> FeatureSet:
         UserError: no such file, not such a file, or arrays whose lengths do not fit together.
     """
     of_origin = [field.name for field in dataclasses.fields(FeatureOrigin)]
-    wanted = [field.name for field in dataclasses.fields(FeatureSet) if field.name != "origin"]
+    fields = [field.name for field in dataclasses.fields(FeatureSet)]
+    wanted = [name for name in fields if name not in ("origin", "sources")]
     hint = "write it with --mode evaluate or --mode embed"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected features; {hint}")
@@ -125,6 +141,9 @@ def read_features(path: Path) -> FeatureSet:
             if missing:
                 raise UserError(f"{path}: lacks {', '.join(missing)}; {hint}")
             values = {name: file[name] for name in wanted}
+            # Files of earlier revisions lack it.
+            if "sources" in file and (file["sources"][..., :1] >= 0).any():
+                values["sources"] = file["sources"]
             origin = FeatureOrigin(**{name: file[name].item() for name in of_origin})
     except UserError:
         raise
@@ -136,6 +155,8 @@ def read_features(path: Path) -> FeatureSet:
     tracklets, frames = found.num_tracklets, len(found.names)
     wrong = [name for name in _OF_TRACKLETS if len(getattr(found, name)) != tracklets]
     wrong += [name for name in _WEIGHTS if len(getattr(found, name)) != frames]
+    if found.sources is not None and found.sources.shape != (tracklets, 3):
+        wrong.append("sources")
     if len(found.offsets) != tracklets + 1 or found.offsets[-1] != frames:
         wrong.append("offsets")
     if wrong:
@@ -147,12 +168,16 @@ def read_features(path: Path) -> FeatureSet:
 
 
 def tracklet_name(features: FeatureSet, row: int) -> str:
-    """What to call a tracklet: its title, or its person, camera and track."""
+    """What to call a tracklet: its title, or person, camera and track, and its tracker's id."""
     if features.titles[row]:
         return str(features.titles[row])
     person, camera = int(features.person_ids[row]), int(features.cameras[row])
     who = f"person {person}" if person != UNKNOWN_ID else "person unknown"
-    return f"{who}, camera {camera}, track {int(features.tracks[row])}"
+    name = f"{who}, camera {camera}, track {int(features.tracks[row])}"
+    if features.sources is None or features.sources[row, 0] < 0:
+        return name
+    source, first, last = features.sources[row].tolist()
+    return f"{name}, id {source}, frames {first}-{last}"
 
 
 def relative_weights(features: FeatureSet, row: int) -> dict[str, Float32[np.ndarray, " t"]]:

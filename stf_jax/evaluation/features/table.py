@@ -86,8 +86,8 @@ def extract_table(
     unread = np.flatnonzero(found.num_frames == 0)
     if len(unread):
         _LOG.warning(
-            "%s: of %d of %d tracklets no image could be read (e.g. that of %s); they are left "
-            "out of queries and gallery",
+            "%s: of %d of %d tracklets no image could be read (e.g. that of %s); they have "
+            "no feature",
             table.image_dir,
             len(unread),
             table.num_tracklets,

@@ -51,10 +51,11 @@ def write_run_report(
     notes = ["Left out of a list: junk, and the query's own identity in its camera."]
     if evaluation.rerank:
         notes.append("The lists are by plain distances, before re-ranking.")
+    weights = contents.get("weights") or f"checkpoint of step {contents['step']}"
     content = ReportContent(
         title=f"Report of {folder.resolve().parent.name}",
         notes=[
-            f"checkpoint of step {contents['step']}, on {contents['data']}",
+            f"{weights}, on {contents['data']} ({contents['subset']})",
             *filter(None, [chosen_warning(contents["rows"])]),
         ],
         query=found.select(ranked.query_rows),

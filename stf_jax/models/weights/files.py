@@ -164,7 +164,7 @@ def _torch(path: Path) -> Any:
         raise UserError(
             f"{path}: found a PyTorch file, which needs PyTorch: pip install 'stf-jax[convert]', "
             "or where PyTorch is installed run "
-            f"python -m stf_jax.models.weights convert {path.name} {path.stem}.safetensors"
+            f"python -m stf_jax.weights convert {path.name} {path.stem}.safetensors"
         ) from error
     if torch.__version__ < "2.6":
         raise UserError(

@@ -62,21 +62,25 @@ class LoadReport:
 
 
 def variables_from_torch(
-    state_dict: Mapping[str, np.ndarray], model: TemporalFusionNet, *, partial: bool = False
+    state_dict: Mapping[str, np.ndarray],
+    model: TemporalFusionNet,
+    *,
+    partial: bool = False,
+    source: str = "state dict",
 ) -> dict[str, Any]:
     """Flax variables `{"params": ..., "batch_stats": ...}` of `model` from PyTorch's tensors.
 
     `state_dict` has the reference's names, torchvision's (`conv1.weight`, ...) or either after
     `module.` and the like (`reference_name`); arrays in PyTorch's layout. The result holds views of
     them, dtypes untouched. It is the whole model, or if `partial` those groups that
-    `state_dict` has, the backbone at least; see `load_pretrained`.
+    `state_dict` has, the backbone at least; see `load_pretrained`. Messages name `source`.
 
     Raises UserError: in a line each, with a count and the first names, the tensors that are
     missing, extra or misshapen; in one line, weights that are NaN, infinite or no floating-point
     numbers. BatchNorm's `num_batches_tracked` and the ImageNet classifier `fc` are never in the
     way.
     """
-    found, report = _match(state_dict, _expected(_shapes(model)), "state dict", model, partial)
+    found, report = _match(state_dict, _expected(_shapes(model)), source, model, partial)
     _log.info("%s", report)
     return unflatten_dict(found)
 

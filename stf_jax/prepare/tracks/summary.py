@@ -86,14 +86,31 @@ def summary(cameras: Sequence[Camera], tracklets: Tracklets, unlabelled: bool) -
     queries, gallery = (tracklets.roles == ROLES.index(r) for r in ("query", "gallery"))
     if unlabelled:
         lines.append("unlabelled: identities are (camera, id) pairs; do not score this layout")
-    elif queries.any():
+    else:
+        lines.append(_shared_ids(tracklets))
+    if not unlabelled and queries.any():
         distractors = gallery & ~np.isin(tracklets.person_ids, tracklets.person_ids[queries])
         people = len(np.unique(tracklets.person_ids[distractors]))
         lines.append(f"distractors: {distractors.sum()} gallery tracklets of {people} identities")
-    elif gallery.any():
+    elif not unlabelled and gallery.any():
         lines.append("no queries: no test identity is in a query camera and in another one")
-    lines.append("boxes without a picture")
+    return "\n".join([*lines, *dropped_boxes(cameras)])
+
+
+def dropped_boxes(cameras: Sequence[Camera]) -> list[str]:
+    """Lines that say how many boxes of each camera gave no picture, by reason."""
+    lines = ["boxes without a picture"]
     for camera in cameras:
         reasons = [f"{n:,} {reason}" for reason, n in camera.cut.dropped.items() if n]
         lines.append(f"  camera {camera.number}: {', '.join(reasons) or 'none'}")
-    return "\n".join(lines)
+    return lines
+
+
+def _shared_ids(tracklets: Tracklets) -> str:
+    """How many ids are taken for one person in several cameras."""
+    pairs = np.unique(np.stack([tracklets.person_ids, tracklets.cameras], axis=1), axis=0)
+    _, cameras = np.unique(pairs[:, 0], return_counts=True)
+    return (
+        f"{(cameras > 1).sum():,} of {len(cameras):,} ids are in several cameras and are taken for "
+        "one person each; where a tracker numbered each camera for itself, use --ids camera"
+    )

@@ -11,7 +11,6 @@ from flax.traverse_util import flatten_dict
 
 from stf_jax.errors import UserError
 from stf_jax.models import TemporalFusionNet
-from stf_jax.models.weights.__main__ import layer_report, main
 from stf_jax.models.weights.files import read_tensors, write_tensors
 from stf_jax.models.weights.pretrained import (
     load_pretrained,
@@ -19,6 +18,7 @@ from stf_jax.models.weights.pretrained import (
     variables_to_torch,
 )
 from stf_jax.models.weights.torch_names import group_of
+from stf_jax.weights import layer_report, main
 
 SMALL = TemporalFusionNet(num_classes=5, backbone="resnet18", num_stripes=2, embed_dim=6)
 LEARNED = SMALL.clone(stage_attention="learned")
@@ -304,7 +304,7 @@ def test_module_runs(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "stf_jax.models.weights",
+        "stf_jax.weights",
         "inspect",
         tmp_path / "a.npz",
     ]
