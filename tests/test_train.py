@@ -278,7 +278,7 @@ def test_decoded_frames_train_and_score_as_the_folder_where_no_tensorflow_is(
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
     config = changed(
         tiny_config(decoded, {"data.source": "decoded"}),
-        {"compilation_cache": str(jax.config.jax_compilation_cache_dir)},
+        {"compilation_cache": str(jax.config.values["jax_compilation_cache_dir"])},
     )
     options = [
         f"--config.{key}={value}"

@@ -47,7 +47,7 @@ class _Progress:
     def add(self, pixels: np.ndarray, lost: Mapping[str, str]) -> None:
         """Counts a block that was written."""
         self.ends.append((self.ends[-1] if self.ends else 0) + len(pixels))
-        self.crc32.append(zlib.crc32(pixels))
+        self.crc32.append(zlib.crc32(pixels.data))
         self.lost.update(lost)
 
 

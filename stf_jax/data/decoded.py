@@ -165,7 +165,7 @@ def check(folder: Path) -> int:
     for start, end, expected in zip(
         [0, *about["ends"]], about["ends"], about["crc32"], strict=False
     ):
-        if zlib.crc32(frames[start:end]) != expected:
+        if zlib.crc32(frames[start:end].data) != expected:
             raise UserError(
                 f"{folder / FRAMES}: frames {start} to {end - 1} are not those that were written; "
                 "decode again into a new folder"

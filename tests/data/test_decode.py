@@ -118,7 +118,7 @@ def test_batches_are_those_of_the_files_bit_for_bit(
         )
         assert read is not None  # and pages get the frames as PNG files
         (first, last) = read(np.array([0, table.num_frames - 1]))
-        frames = np.asarray(open_decoded(output, other)(np.arange(table.num_frames)), object)
+        frames = open_decoded(output, other)(np.arange(table.num_frames))
         assert (first, last) == (frames[0], frames[-1])
         batch = next(batches(other, plan, read_frames=read, **used))
         row = plan.frame_rows[0][plan.frame_rows[0] >= 0][0]
