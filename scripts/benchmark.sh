@@ -13,6 +13,9 @@ source scripts/base_python.sh
 base_python 11 13
 "$BASE" scripts/benchmark.py --check "$@"
 case " $* " in *" -h "* | *" --help "*) exit 0 ;; esac
-source scripts/environment.sh convert
+# Only two parts compare with PyTorch, which is larger than all the rest.
+extra=""
+case " $* " in *" peer "* | *" layers "* | *" all "*) extra=convert ;; esac
+source scripts/environment.sh "$extra"
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" scripts/benchmark.py "$@"

@@ -12,9 +12,9 @@ case " $* " in *" -h "* | *" --help "*) exit 0 ;; esac
 venv=${STF_GPU_VENV:-.venv-gpu}
 wanted=$(cksum <scripts/gpu_requirements.txt)
 if [ "$(cat "$venv/.stf_installed" 2>/dev/null)" != "$wanted" ]; then
-  echo "installing the GPU build of JAX into $venv (once; a few minutes) ..." >&2
+  echo "installing the GPU build of JAX into $venv, once: 4.6 GB, a few minutes" >&2
   "$BASE" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$venv/bin/python" -m pip install --disable-pip-version-check \
     -r scripts/gpu_requirements.txt
   echo "$wanted" >"$venv/.stf_installed"
 fi

@@ -4,6 +4,7 @@
 # trains a fusion and a mean-pooling model the same way, and compares both with an untrained colour
 # histogram. Less than 6 minutes on two CPU cores after the installation; a GPU is used if there is one.
 set -euo pipefail
+source "$(dirname "$0")/usage.sh" "$@"
 cd "$(dirname "$0")/.."
 seed=${1:-0}
 source scripts/environment.sh ""

@@ -2,7 +2,16 @@
 # Usage: source scripts/environment.sh EXTRA      EXTRA of pyproject.toml to install, e.g. dev
 # "" is none; it must be given, for bash hands a script's own arguments on to what it sources.
 # PYTHON=/path/to/python skips all of it; STF_VENV names another folder than .venv;
-# STF_BASE_PYTHON another interpreter to make it with.
+# STF_BASE_PYTHON another interpreter to make it with. Without a GPU, STF_TORCH_INDEX=URL of PyTorch's
+# CPU builds keeps CUDA (5 GB) out of an environment with the extra convert.
+
+environment_size() { # of an environment with these extras, roughly
+  case ,$1, in
+    *,convert,*) echo "about 8 GB, ten minutes; PyTorch alone is 5.3 GB where pip's build has CUDA" ;;
+    *,cuda,*) echo "about 6.6 GB, five minutes" ;;
+    *) echo "about 2.7 GB, a minute or more" ;;
+  esac
+}
 
 environment() {
   local root extra venv stamp wanted
@@ -21,8 +30,9 @@ environment() {
   wanted="$extra $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
   # An environment with more extras serves a script that wants fewer.
   if ! grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then
-    echo "installing stf-jax${extra:+ [$extra]} into $venv (once; a few minutes) ..." >&2
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+    echo "installing stf-jax${extra:+ [$extra]} into $venv, once: $(environment_size "$extra")" >&2
+    "$PYTHON" -m pip install --disable-pip-version-check \
+      ${STF_TORCH_INDEX:+--extra-index-url "$STF_TORCH_INDEX"} \
       -c "$root/constraints.txt" -e "$root${extra:+[$extra]}"
     echo "$wanted" >>"$stamp"
   fi

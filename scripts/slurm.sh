@@ -9,6 +9,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//p;}' "$0" && exit 0 ;; esac
 config=${1:?usage: sbatch ... scripts/slurm.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
 workdir=${2:?usage: sbatch ... scripts/slurm.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
 shift 2

@@ -4,6 +4,7 @@
 # is and fine-tuned on the five training people, next to an untrained colour histogram. The split is
 # described in scripts/street/README.md. STREET_CLIP=FILE uses a clip that is there already.
 set -euo pipefail
+source "$(dirname "$0")/usage.sh" "$@"
 cd "$(dirname "$0")/.."
 seed=${1:-0}
 source scripts/environment.sh ""

@@ -4,6 +4,7 @@
 # What needs more than pip install is skipped and reported: PyTorch (scripts/test_more.sh installs it),
 # Chromium. STF_NOTHING_MISSING=1 makes a skipped test a failed one.
 set -euo pipefail
+source "$(dirname "$0")/usage.sh" "$@"
 cd "$(dirname "$0")/.."
 source scripts/environment.sh dev
 "$PYTHON" -m ruff format --check .

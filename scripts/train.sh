@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Usage: scripts/train.sh CONFIG WORKDIR [--config.KEY=VALUE ...]    trains, evaluating as it goes
 set -euo pipefail
+source "$(dirname "$0")/usage.sh" "$@"
 config=${1:?usage: scripts/train.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
 workdir=${2:?usage: scripts/train.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
 shift 2

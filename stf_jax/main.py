@@ -137,7 +137,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if missing:
         given = " --weights" if options.weights else ""
         parser.error(f"--mode {options.mode}{given} needs {', '.join(missing)}")
-    if options.mode in _NEEDED and any(getattr(options, n) not in (None, False) for n in _HOSTS):
+    if options.mode in _NEEDED and _several_hosts(options):
         parser.error(f"--mode {options.mode} runs on one host")
     vain = [arg for arg in rest if arg.startswith("--config.evaluation.")]
     if options.mode == "match" and vain:
@@ -248,6 +248,12 @@ def _match(options: argparse.Namespace) -> None:
     print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")
 
 
+def _several_hosts(options: argparse.Namespace) -> bool:
+    """Whether an option of several hosts is given; `--process-id 0` is one."""
+    values = [getattr(options, name) for name in _HOSTS]
+    return any(value is not None and value is not False for value in values)
+
+
 def _run(config: Config, options: argparse.Namespace) -> int:
     # Imported late: `--help` and a wrong option need not wait for the frameworks.
     if options.mode == "match":
@@ -291,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = read_config(options, overrides)
     if options.mode in _NEEDED:  # on one host
         return _run(config, options)
-    if not any(getattr(options, name) for name in _HOSTS) and COORDINATOR not in os.environ:
+    if not _several_hosts(options) and COORDINATOR not in os.environ:
         _check_data(config)  # of several hosts, those that have theirs would wait for this one
     from stf_jax import hosts
 

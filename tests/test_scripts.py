@@ -65,7 +65,7 @@ def test_a_script_that_needs_more_installs_it(clone):
     status, calls, errors = run(clone, "scripts/test.sh", "-x")
     assert status == 0, errors
     assert calls[0].split()[-1] in (f"{clone}[dev]", f"{clone}[dev,cuda]")
-    assert calls[-1] == "-m pytest -x"
+    assert calls[-1] == "-m pytest -n 2 --dist loadfile -x"
 
 
 @pytest.mark.parametrize("script", ["eval", "train", "splits", "ablate"])
@@ -90,3 +90,37 @@ def test_scripts_that_install_nothing(clone, script):
     status, _, errors = run(clone, command[0])
     assert status == 1
     assert "usage: scripts/" in errors
+
+
+WITH_USAGE = sorted(
+    path.stem
+    for path in (ROOT / "scripts").glob("*.sh")
+    if "# Usage: " in path.read_text()[:60] and path.stem not in ("benchmark", "compile_for_gpu")
+)
+
+
+@pytest.mark.parametrize("script", WITH_USAGE)
+def test_help_prints_usage_and_does_nothing(clone, script):
+    assert len(WITH_USAGE) == 10
+    command = ["bash", "-c", f"scripts/{script}.sh --help"]
+    calls = clone / "calls.txt"
+    calls.write_text("")
+    env = {**os.environ, "STF_BASE_PYTHON": str(clone / "base"), "CALLS": str(calls)}
+    done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: ")
+    assert f"scripts/{script}.sh" in done.stdout
+    assert "#" not in done.stdout
+    assert calls.read_text() == ""
+    assert not (clone / ".venv").exists()
+
+
+@pytest.mark.parametrize(("part", "extra"), [("ranking", False), ("peer", True), ("all", True)])
+def test_a_benchmark_installs_pytorch_only_where_it_is_compared_with(clone, part, extra):
+    status, calls, errors = run(clone, "scripts/benchmark.sh", part, STF_TORCH_INDEX="http://cpu")
+    assert status == 0, errors
+    (install,) = [line for line in calls if line.startswith("-m pip install")]
+    assert ("convert" in install.split()[-1]) is extra
+    assert "--extra-index-url http://cpu" in install
+    assert "--quiet" not in install  # pip shows what it loads, and how much is left
+    assert "GB" in errors

@@ -10,37 +10,42 @@ import numpy as np
 
 from benchmarking.child import Row
 from benchmarking.settings import ROOT, Settings
-from stf_jax.config import ModelConfig
-from stf_jax.models import TemporalFusionNet, build_model
+from stf_jax.models import TemporalFusionNet
 from stf_jax.models.variables import init_variables
 from stf_jax.models.weights.pretrained import variables_from_torch, variables_to_torch
 
 TOLERANCE = 2e-3  # of the largest value: float32 at the highest precision, ResNet's depth
+# Gradients of few frames amplify rounding some thousandfold: they are compared in float64.
+TOLERANCE_64 = 1e-6
 _B, _T, _H, _W = 2, 3, 64, 32
 
 
 def run(settings: Settings) -> Iterator[Row]:
     """Yield a row a function with its largest difference; raise RuntimeError above TOLERANCE."""
     del settings  # sizes are small ones everywhere
-    worst = 0.0
+    worst = 0.0  # as a multiple of what is allowed
     with jax.default_matmul_precision("highest"):
-        for name, function, arguments in _functions():
-            outputs = [_on(device, function, arguments) for device in (None, jax.devices("cpu")[0])]
-            difference = max(map(_relative, *map(jax.tree.leaves, outputs)))
-            worst = max(worst, difference)
+        for name, wide, function, arguments in _functions():
+            with jax.enable_x64(wide):
+                found, expected = (
+                    jax.tree.leaves(_on(device, function, arguments))
+                    for device in (None, jax.devices("cpu")[0])
+                )
+            difference = max(map(_relative, found, expected))
+            worst = max(worst, difference / (TOLERANCE_64 if wide else TOLERANCE))
             yield {"device against CPU": name, "largest difference": f"{difference:.1e}"}
         for name in "ab":
             difference = _golden(name)
-            worst = max(worst, difference)
+            worst = max(worst, difference / TOLERANCE)
             yield {
                 "device against CPU": f"golden {name}",
                 "largest difference": f"{difference:.1e}",
             }
-    if not worst < TOLERANCE:
-        raise RuntimeError(f"a difference of {worst:.1e}; expected less than {TOLERANCE:g}")
+    if not worst < 1:
+        raise RuntimeError(f"{worst:.1e} times the largest difference that rounding explains")
 
 
-def _functions() -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
+def _functions() -> Iterator[tuple[str, bool, Callable[..., Any], tuple[Any, ...]]]:
     rng = np.random.default_rng(0)
     maps, kernel = rng.normal(size=(4, 16, 8, 32)), rng.normal(size=(1, 1, 32, 64))
 
@@ -53,12 +58,14 @@ def _functions() -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
 
         return jax.value_and_grad(loss, (0, 1))(maps, kernel)
 
-    yield "1x1 convolution, stride 2", strided, (np.float32(maps), np.float32(kernel))
-    frames = rng.normal(size=(_B, _T, _H, _W, 3)).astype(np.float32)
+    yield "1x1 convolution, stride 2", False, strided, (np.float32(maps), np.float32(kernel))
+    frames = rng.normal(size=(_B, _T, _H, _W, 3))
     mask = np.array([[True] * _T, [True] + [False] * (_T - 1)])
     for backbone in ("resnet18", "resnet50"):
-        model = build_model(ModelConfig(backbone=backbone, embed_dim=64), 5)
-        variables = init_variables(model, 0, _H, _W)
+        wide = jnp.float64
+        model = TemporalFusionNet(5, backbone, embed_dim=64, dtype=wide, param_dtype=wide)
+        narrow = init_variables(model.clone(param_dtype=jnp.float32), 0, _H, _W)
+        variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), narrow)
 
         def gradient(variables: Any, frames: Any, model: TemporalFusionNet = model) -> Any:
             def loss(params: Any) -> Any:
@@ -74,7 +81,7 @@ def _functions() -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
 
             return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
-        yield f"{backbone}, loss and gradients", gradient, (variables, frames)
+        yield f"{backbone}, loss and gradients, float64", True, gradient, (variables, frames)
 
 
 def _on(device: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

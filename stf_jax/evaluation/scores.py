@@ -96,12 +96,13 @@ def write_scores(path: Path, contents: Mapping[str, Any]) -> None:
 def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """A plain text table of label -> `make_scores` entry, in percent, intervals under the scores.
 
-    Columns: label (where it is not the protocol's name), protocol, gallery size, queries valid of
-    all, rank-1/5/10/20, mAP, mINP. An interval row follows an entry that has intervals.
+    Columns: label (where it is not the protocol's name), protocol, gallery size, valid queries and
+    all, rank-1/5/10/20, mAP, mINP: no more than 100 characters where labels are protocols' names.
+    An interval row follows an entry that has intervals.
     """
     names = [n for n in SCORE_NAMES if any(n in entry["scores"] for entry in rows.values())]
     labelled = any(label != entry["protocol"] for label, entry in rows.items())
-    head = [*(["model"] if labelled else []), "protocol", "gallery", "valid queries", *names]
+    head = [*(["model"] if labelled else []), "protocol", "gallery", "valid/all", *names]
     lines = [head]
     for label, entry in rows.items():
         scores, intervals = entry["scores"], entry["intervals"]
@@ -109,8 +110,8 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
             [
                 *([label] if labelled else []),
                 entry["protocol"],
-                f"{entry['gallery_size']:,}",
-                f"{entry['valid_queries']:,} of {entry['num_queries']:,}",
+                str(entry["gallery_size"]),
+                f"{entry['valid_queries']}/{entry['num_queries']}",
                 *(_percent(scores.get(name)) for name in names),
             ]
         )

@@ -81,15 +81,27 @@ def test_table():
     entry = make_scores(ranking, bootstrap_intervals(ranking))
     official = make_scores(make_ranking(protocol="mars-official"))
     lines = format_table({"step": entry, "mars-official": official}).splitlines()
-    head = "protocol gallery valid queries rank-1 rank-5 rank-10 rank-20 mAP mINP"
+    head = "protocol gallery valid/all rank-1 rank-5 rank-10 rank-20 mAP mINP"
     assert lines[0].split() == head.split()
     assert set(lines[1]) == {"-"}
-    assert " ".join(lines[2].split()) == "step 3 2 of 3 50.0 100.0 100.0 100.0 75.0 75.0"
+    assert " ".join(lines[2].split()) == "step 3 2/3 50.0 100.0 100.0 100.0 75.0 75.0"
     assert lines[3].split()[-2:] == ["50.0-100.0", "50.0-100.0"]
-    assert lines[4].split()[:5] == ["mars-official", "3", "2", "of", "3"]
+    assert lines[4].split()[:3] == ["mars-official", "3", "2/3"]
     assert "95 %" in lines[-1]
     assert lines[-1].endswith("intervals over 2 identities; too narrow with fewer than 10.")
     assert len({line.rindex("75.0") for line in (lines[2], lines[4]) if "75.0" in line}) == 1
+
+
+def test_the_widest_table_of_three_protocols_fits_100_columns():
+    ranking = make_ranking()
+    entry = make_scores(ranking, bootstrap_intervals(ranking))
+    ends = {name: [0.91, 0.92] for name in entry["intervals"]["ends"]}
+    sizes = {"gallery_size": 12180, "valid_queries": 1840, "num_queries": 1980}
+    wide = {**entry, **sizes, "intervals": {**entry["intervals"], "ends": ends}}
+    protocols = ("step", "step+queries", "mars-official")
+    lines = format_table({name: {**wide, "protocol": name} for name in protocols}).splitlines()
+    assert max(map(len, lines)) == 99
+    assert lines[3].split() == ["91.0-92.0"] * 6
 
 
 def test_table_of_labelled_and_undefined_rows():
@@ -98,7 +110,7 @@ def test_table_of_labelled_and_undefined_rows():
     )
     lines = text.splitlines()
     assert lines[0].split()[:2] == ["model", "protocol"]
-    assert lines[2].split() == ["histogram", "step", "0", "0", "of", "3", *["n/a"] * 6]
+    assert lines[2].split() == ["histogram", "step", "0", "0/3", *["n/a"] * 6]
     assert lines[3].split()[:2] == ["step", "step"]
     assert len(lines) == 4
 

@@ -70,7 +70,8 @@ def check_is_there(path: Path) -> None:
     if not os.path.isfile(path):
         others = sorted(other.name for other in path.parent.glob("*.pkl"))
         hint = (
-            f"there are {', '.join(others[:12])}: name one of these"
+            f"there are {', '.join(others[:12])}: name one of these "
+            "(--config.data.partitions=NAME; for prepare verify --partitions NAME)"
             if others
             else f"make a layout with `python -m stf_jax.prepare SOURCE --output {path.parent} ...`"
         )

@@ -6,7 +6,7 @@
   const [frameWidth, frameHeight] = data.frame;
   const byId = (id) => document.getElementById(id);
   const controls = ["search", "camera", "gallery-camera", "outcome", "order", "size"].filter(byId);
-  let page = 0;
+  let page = 0, printing = false;
 
   const element = (name, attributes = {}, ...children) => {
     const made = document.createElement(name);
@@ -66,7 +66,7 @@
       (kind) => `${kind} ${tracklet.weights[kind].map(weight).join(", ")}`);
     const image = element("img", {
       class: "strip", src: `${data.folder}/${tracklet.strip}`, width: frames.length * frameWidth,
-      height: frameHeight, loading: "lazy", decoding: "async",
+      height: frameHeight, loading: printing ? "eager" : "lazy", decoding: "async",
       alt: `${tracklet.name}: frames ${frames.join(", ")} of ${tracklet.length}` +
         (weights.length ? `; weights relative to the mean: ${weights.join("; ")}` : ""),
     });
@@ -164,14 +164,16 @@
   }
 
   function show() {
-    const rows = chosen(), size = Number(value("size"));
+    const rows = chosen();
+    // On paper there is no second page to turn to.
+    const size = printing || value("size") === "all" ? Math.max(1, rows.length) : Number(value("size"));
     const pages = Math.max(1, Math.ceil(rows.length / size));
     page = Math.min(Math.max(0, page), pages - 1);
     const first = page * size, last = Math.min(rows.length, first + size);
     byId("queries").replaceChildren(...rows.slice(first, last).map(article));
     const status = rows.length
       ? `Queries ${first + 1} to ${last} of ${rows.length}; page ${page + 1} of ${pages}`
-      : "No query is like that; change the filters or show all";
+      : "No query is like that; change or clear the filters";
     byId("status").textContent = status;
     document.querySelector(".status-copy").textContent = status;
     for (const button of document.querySelectorAll("[data-go]"))
@@ -203,6 +205,13 @@
       show();
       byId("lists").scrollIntoView();
       byId("lists").focus({ preventScroll: true });
+    });
+  for (const [event, on] of [["beforeprint", true], ["afterprint", false]])
+    window.addEventListener(event, () => {
+      const before = page;
+      printing = on;
+      show();
+      page = on ? before : page;
     });
   restore();
   show();

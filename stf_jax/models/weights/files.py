@@ -1,6 +1,7 @@
 """Files of named arrays: .safetensors, .npz and PyTorch's .pth.
 
-Nothing that is read can run code: .npz without pickles, .pth with PyTorch's `weights_only`.
+Nothing that is read can run code: .npz without pickles, .pth by `torch_zip`, or, where it is of
+before PyTorch 1.6 and no zip archive, by PyTorch's `weights_only`.
 """
 
 import importlib
@@ -21,6 +22,7 @@ import safetensors.numpy
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
 from stf_jax.models.weights.torch_names import group_of, reference_name
+from stf_jax.models.weights.torch_zip import Storages, StoredTensor, Unread, read_zip
 
 _log = logging.getLogger(__name__)
 
@@ -30,11 +32,8 @@ _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".th", ".ckpt")
 _WRAPPERS = ("state_dict", "state_dicts[0]", "model_state_dict", "model", "net")
 
 
-class _Unread:
-    """In place of what is beside the weights: takes what the file gives it, does nothing."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
+class _Unread(Unread):
+    """As PyTorch's unpickler wants it."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -56,10 +55,10 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read all tensors of a file, in the file's order; dtypes as stored.
 
     The format goes by the suffix: .safetensors, .npz, or .pth (.pt, .bin, .tar, .th, .ckpt, also
-    with a number as in .tar-60), which needs PyTorch. A .pth may hold the state dict itself or, as
-    training scripts save it, dicts and lists with the state dict somewhere in them: the one with
-    the most tensors of the model's names counts, of equals the one under a usual name
-    (`state_dict`, `model`, ...). Whatever is no tensor is left out.
+    with a number as in .tar-60), of which those of before PyTorch 1.6 need PyTorch. A .pth may hold
+    the state dict itself or, as training scripts save it, dicts and lists with the state dict
+    somewhere in them: the one with the most tensors of the model's names counts, of equals the one
+    under a usual name (`state_dict`, `model`, ...). Whatever is no tensor is left out.
 
     Raises UserError: no such file, unknown suffix, damaged or unsafe content, several state dicts
     alike, tensors that are sparse, quantised or float8, no PyTorch.
@@ -162,8 +161,8 @@ def _torch(path: Path) -> Any:
         torch = importlib.import_module("torch")
     except ImportError as error:
         raise UserError(
-            f"{path}: found a PyTorch file, which needs PyTorch: pip install 'stf-jax[convert]', "
-            "or where PyTorch is installed run "
+            f"{path}: to be written, or of before PyTorch 1.6: needs PyTorch: pip install "
+            "'stf-jax[convert]', or where PyTorch is installed run "
             f"python -m stf_jax.weights convert {path.name} {path.stem}.safetensors"
         ) from error
     if torch.__version__ < "2.6":
@@ -175,26 +174,35 @@ def _torch(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    torch = _torch(path)
+    with open(path, "rb") as stream:
+        zipped = stream.read(4) == b"PK\3\4"
+    torch = None if zipped else _torch(path)
+    storages = None
     try:
-        with open(path, "rb") as stream:
-            zipped = stream.read(4) == b"PK\3\4"
-        if zipped:
-            # PyTorch checks neither checksums nor whether a tensor's bytes are as many as it has.
-            with zipfile.ZipFile(path) as archive:
-                if any(e.compress_type for e in archive.infolist() if "/data/" in e.filename):
-                    raise ValueError("its data are compressed")
-                if damaged := archive.testzip():
-                    raise ValueError(f"{damaged} is damaged")
-        with torch.serialization.safe_globals(_BESIDE):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        if torch is None:
+            content, storages = read_zip(path)
+        else:
+            with torch.serialization.safe_globals(_BESIDE):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler's and the archive's errors have no common base
         raise UserError(
             f"{path}: not a PyTorch file of plain tensors ({_reason(error)}); expected what "
             "torch.save(model.state_dict(), ...) writes"
         ) from error
     tensors = _state_dict(path, content)
-    return {name: _from_torch(torch, path, name, tensor) for name, tensor in tensors.items()}
+    if storages is None:
+        return {name: _from_torch(torch, path, name, tensor) for name, tensor in tensors.items()}
+    return {name: _from_zip(storages, path, name, tensor) for name, tensor in tensors.items()}
+
+
+def _from_zip(storages: Storages, path: Path, name: str, tensor: StoredTensor) -> np.ndarray:
+    try:
+        return storages.array(tensor)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: found {name} {str(tensor.shape)[:60]} ({_reason(error)}), expected tensors "
+            "stored in full, not sparse, quantised or float8"
+        ) from error
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Any]:
@@ -205,7 +213,7 @@ def _state_dict(path: Path, content: Any) -> dict[str, Any]:
             continue
         seen.add(id(part))
         if isinstance(part, dict):
-            tensors = {n: t for n, t in part.items() if isinstance(n, str) and hasattr(t, "detach")}
+            tensors = {n: t for n, t in part.items() if isinstance(n, str) and _is_tensor(t)}
             if tensors:
                 found[place] = tensors
             parts += [(f"{place}.{n}".strip("."), t) for n, t in part.items() if isinstance(n, str)]
@@ -234,6 +242,10 @@ def _state_dict(path: Path, content: Any) -> dict[str, Any]:
             "%s: tensors read from %s, not from %s", path, taken or "the top", ", ".join(others)
         )
     return found[taken]
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, StoredTensor) or hasattr(value, "detach")
 
 
 def _is_of_model(name: str) -> bool:

@@ -91,21 +91,22 @@ def basic_counts(prefix: str, tracklets: Sequence[SourceTracklet]) -> dict[str, 
 
 
 def comparison(title: str, found: Mapping[str, int], official: Mapping[str, int]) -> str:
-    """A table of counts and the official ones, and a last line that says what differs."""
+    """A table of counts and the official ones, and a last line that says how many differ."""
     width = max(map(len, [*found, *official]), default=0)
     lines = [f"{title:{width}}  {'found':>11}{'official':>11}"]
-    differing = []
+    differing = 0
     for what in dict.fromkeys([*found, *official]):
         count, expected = found.get(what), official.get(what)
         shown = f"{'-' if count is None else format(count, ',d'):>11}"
         official_cell = f"{'-' if expected is None else format(expected, ',d'):>11}"
         difference = 0 if expected is None else (count or 0) - expected
-        lines.append(f"{what:{width}}  {shown}{official_cell}{'  differs' if difference else ''}")
-        if difference:
-            more = "more" if difference > 0 else "fewer"
-            differing.append(f"{what} ({abs(difference):,} {more})")
+        mark = (
+            f"  {abs(difference):,} {'more' if difference > 0 else 'fewer'}" if difference else ""
+        )
+        lines.append(f"{what:{width}}  {shown}{official_cell}{mark}")
+        differing += bool(difference)
     if differing:
-        lines.append(f"differs from the official data set in: {', '.join(differing)}")
+        lines.append(f"{differing} of {len(official)} counts differ from the official data set's")
     else:
         lines.append(f"all {len(official)} official counts agree")
     return "\n".join(lines)

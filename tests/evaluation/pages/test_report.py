@@ -261,6 +261,52 @@ def test_clicked_through(content: ReportContent, page: Path, browser) -> None:
     assert all(url.startswith(("file:", "about:", "data:")) for url in browser.requests)
 
 
+def narrow(browser, width: int, media: str = "screen") -> None:
+    browser.command("Emulation.setEmulatedMedia", media=media)
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.command("Emulation.setDeviceMetricsOverride", **size)
+
+
+@pytest.mark.parametrize(("width", "media"), [(390, "screen"), (1280, "screen"), (673, "print")])
+def test_no_score_lies_off_the_page(page: Path, browser, width: int, media: str) -> None:
+    narrow(browser, width, media)
+    browser.open(page.as_uri())
+    edges = browser.value(
+        "[...document.querySelectorAll('table.scores td')].map((e) => { const r = e."
+        "getBoundingClientRect(); return [r.width > 0, r.left, r.right]; })"
+    )
+    browser.command("Emulation.clearDeviceMetricsOverride")
+    browser.command("Emulation.setEmulatedMedia", media="")
+    assert len(edges) >= 5
+    assert all(seen and left >= 0 and right <= width for seen, left, right in edges)
+
+
+def test_all_queries_and_swatches_are_printed(page: Path, browser) -> None:
+    browser.open(page.as_uri() + "#page=2")
+    browser.wait(f"{STATUS} === 'Queries 11 to 20 of 44; page 2 of 5'")
+    browser.value("dispatchEvent(new Event('beforeprint'))")
+    assert browser.value(SHOWN) == 44
+    assert browser.value("document.querySelectorAll('img[loading=lazy]').length") == 0
+    narrow(browser, 673, "print")
+    key = "getComputedStyle(document.querySelector('.key')).printColorAdjust"
+    assert browser.value(key) == "exact"
+    browser.command("Emulation.clearDeviceMetricsOverride")
+    browser.command("Emulation.setEmulatedMedia", media="")
+    browser.value("dispatchEvent(new Event('afterprint'))")
+    assert browser.value(STATUS) == "Queries 11 to 20 of 44; page 2 of 5"
+    pages = browser.command("Page.printToPDF")["data"]
+    assert len(pages) > 100_000  # with the pictures
+
+
+def test_all_on_one_page_and_filters_cleared(page: Path, browser) -> None:
+    browser.open(page.as_uri() + "#size=all&order=file")
+    browser.wait(f"{SHOWN} === 44")
+    assert browser.value(STATUS) == "Queries 1 to 44 of 44; page 1 of 1"
+    assert browser.value("document.querySelector('button[type=reset]').textContent") == (
+        "Clear filters"
+    )
+
+
 def test_strips_come_into_view(page: Path, browser) -> None:
     browser.open(page.as_uri())
     browser.wait("document.querySelector('.query img').naturalWidth === 3 * 48")

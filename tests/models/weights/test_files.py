@@ -1,8 +1,11 @@
 import argparse
+import io
 import pickle
 import subprocess
 import sys
-from types import SimpleNamespace
+import zipfile
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -110,6 +113,93 @@ def test_pth_without_pytorch(tmp_path, monkeypatch):
     path = tmp_path / "out.pth"
     assert "PyTorch" in error_of(write_tensors, path, tensors())
     assert not path.exists()
+
+
+class Stored:
+    """A tensor as `torch.save` pickles it: by a function of PyTorch and a reference to numbers."""
+
+    def __init__(self, key: str, kind: Any, *parts: Any) -> None:
+        self.key, self.kind, self.parts = key, kind, parts
+
+    def __reduce__(self) -> Any:
+        function = sys.modules["torch._utils"]._rebuild_tensor_v2
+        return function, (Reference(self.key, self.kind), *self.parts, False, {})
+
+
+class Reference(NamedTuple):
+    key: str
+    kind: Any
+
+
+class TorchPickler(pickle.Pickler):
+    def persistent_id(self, obj: Any) -> Any:
+        return ("storage", obj.kind, obj.key, "cpu", 6) if isinstance(obj, Reference) else None
+
+
+def write_pth(path, content, numbers, monkeypatch):
+    """As `torch.save`, without PyTorch; `content` gets the classes of storage by name."""
+    fakes = {name: ModuleType(name) for name in ("torch", "torch._utils")}
+    with monkeypatch.context() as patch:
+        for name, module in fakes.items():
+            patch.setitem(sys.modules, name, module)
+        for kind in ("FloatStorage", "BFloat16Storage", "QInt8Storage"):
+            setattr(fakes["torch"], kind, type(kind, (), {"__module__": "torch"}))
+
+        def _rebuild_tensor_v2() -> None: ...
+
+        _rebuild_tensor_v2.__module__ = "torch._utils"
+        _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
+        vars(fakes["torch._utils"])["_rebuild_tensor_v2"] = _rebuild_tensor_v2
+        stream = io.BytesIO()
+        TorchPickler(stream, 2).dump(content(fakes["torch"]))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", stream.getvalue())
+        for key, array in numbers.items():
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+
+
+def test_pth_is_read_without_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    six, path = np.arange(6, dtype=np.float32), tmp_path / "w.pth"
+    brain = np.array([1.5, -2], ml_dtypes.bfloat16)
+    write_pth(
+        path,
+        lambda torch: {
+            "state_dict": {
+                "whole": Stored("0", torch.FloatStorage, 0, (2, 3), (3, 1)),
+                "turned": Stored("0", torch.FloatStorage, 0, (3, 2), (1, 3)),
+                "part": Stored("0", torch.FloatStorage, 2, (2,), (2,)),
+                "number": Stored("0", torch.FloatStorage, 5, (), ()),
+                "none": Stored("0", torch.FloatStorage, 0, (0, 3), (3, 1)),
+                "brain": Stored("1", torch.BFloat16Storage, 0, (2,), (1,)),
+            },
+            "epoch": 3,
+        },
+        {"0": six, "1": brain},
+        monkeypatch,
+    )
+    whole = six.reshape(2, 3)
+    wanted = {"whole": whole, "turned": whole.T, "part": six[2::2], "number": six[5]}
+    wanted |= {"none": np.empty((0, 3), np.float32), "brain": brain}
+    check_same(read_tensors(path), {name: np.asarray(array) for name, array in wanted.items()})
+    for parts, kind, said in (
+        ((3, (2, 2), (2, 1)), "FloatStorage", "reaches beyond what is stored"),
+        ((0, (10**9,), (0,)), "FloatStorage", "one stored number stands for many"),
+        ((0, (2,), (1,)), "QInt8Storage", "of qint8"),
+        ((-1, (2,), (1,)), "FloatStorage", "no possible shape"),
+        ((0, (2,), (-1,)), "FloatStorage", "negative size"),
+    ):
+        write_pth(
+            path,
+            lambda torch, parts=parts, kind=kind: {"w": Stored("0", getattr(torch, kind), *parts)},
+            {"0": six},
+            monkeypatch,
+        )
+        assert said in error_of(read_tensors, path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"w": Bomb(tmp_path / "trace")}, 2))
+    assert "not a PyTorch file of plain tensors (it holds" in error_of(read_tensors, path)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_pth_with_an_old_pytorch(tmp_path, monkeypatch):

@@ -144,7 +144,7 @@ def test_fetched_once_checked_and_reported_when_offline(hub: Hub, weights: bytes
 
 def test_the_command_reads_from_the_hub(hub: Hub, weights: bytes, tmp_path) -> None:
     source = f"hf://owner/repo/dir/w.npz#sha256={hashlib.sha256(weights).hexdigest()}"
-    command = [sys.executable, "-m", "stf_jax.models.weights", "inspect", source]
+    command = [sys.executable, "-m", "stf_jax.weights", "inspect", source]
     env = environment(tmp_path, hub.address)
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
