@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stf_jax.embed import embed_tracklets
+    from stf_jax.embed import Extractor, embed_tracklets
     from stf_jax.match import match_tracklets, write_matches
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "embed_tracklets", "match_tracklets", "write_matches"]
+__all__ = ["Extractor", "__version__", "embed_tracklets", "match_tracklets", "write_matches"]
 
 _HOMES = {
+    "Extractor": "stf_jax.embed",
     "embed_tracklets": "stf_jax.embed",
     "match_tracklets": "stf_jax.match",
     "write_matches": "stf_jax.match",
@@ -23,3 +24,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what is public, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,7 @@
 """Features of any tracklets with a trained run: `python -m stf_jax.main --mode embed`."""
 
 import dataclasses
+import io
 import itertools
 import logging
 import os
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
+from PIL import Image
 
 from stf_jax.config import Config, changed, check_config
 from stf_jax.data.layout.checks import examples
@@ -61,16 +64,123 @@ def embed_tracklets(
     Raises:
         UserError: what is not there, cannot be read or does not fit.
     """
-    workdir = Path(workdir)
-    used: Config = run_config(workdir) if config is None else config
-    check_config(used)
-    table, titles = _read_source(os.fspath(source), used, camera, frames_dir)
-    which = checkpoint or default_checkpoint(workdir)
-    model, variables, step = restore_run(used, workdir, which)
-    read_frames = None if titles is None else _upright_frames(table)
-    found = extract_table(model, variables, table, used, read_frames=read_frames)
-    origin = feature_origin(used, digest(variables), step)
-    return feature_set(table, found, origin=origin, titles=titles, sources=read_sources(table))
+    extractor = Extractor(workdir, config=config, checkpoint=checkpoint)
+    return extractor(source, camera=camera, frames_dir=frames_dir)
+
+
+Frames = Sequence[str | os.PathLike[str] | np.ndarray] | np.ndarray | str | os.PathLike[str]
+"""One person's frames: image files or arrays [H, W, 3], an array [T, H, W, 3], or a single image.
+
+Arrays are uint8, RGB, of any size.
+"""
+
+
+class Extractor:
+    """The model of a run, loaded once, for any number of calls.
+
+    Calls of a number of frames that was not seen before are compiled, for at most a handful of
+    sizes.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        config: Config | None = None,
+        checkpoint: str | None = None,
+    ) -> None:
+        """Load checkpoint `checkpoint` (best, latest, or a step) of the run in `workdir`.
+
+        By default the one that `restore.default_checkpoint` gives, and the run's own config.
+        Raises UserError where there is none.
+        """
+        workdir = Path(workdir)
+        self.config = run_config(workdir) if config is None else config
+        check_config(self.config)
+        which = checkpoint or default_checkpoint(workdir)
+        self._model, self._variables, step = restore_run(self.config, workdir, which)
+        self.origin = feature_origin(self.config, digest(self._variables), step)
+
+    def __call__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        camera: int = 1,
+        frames_dir: str | os.PathLike[str] | None = None,
+    ) -> FeatureSet:
+        """Features and frame weights of a folder, layout or video: see `embed_tracklets`."""
+        table, titles = _read_source(os.fspath(source), self.config, camera, frames_dir)
+        read_frames = None if titles is None else _upright_frames(table)
+        found = extract_table(
+            self._model, self._variables, table, self.config, read_frames=read_frames
+        )
+        sources = read_sources(table)
+        return feature_set(table, found, origin=self.origin, titles=titles, sources=sources)
+
+    def feature(self, frames: Frames) -> Float32[np.ndarray, " d"]:
+        """The feature of one person's frames, of unit length."""
+        return self.features([frames])[0]
+
+    def features(self, tracklets: Sequence[Frames]) -> Float32[np.ndarray, "n d"]:
+        """The features of N people's frames, one of unit length for each.
+
+        Raises UserError for a tracklet without frames, an array of another shape or type, or a
+        file that is no image.
+        """
+        images = [_images(frames, number) for number, frames in enumerate(tracklets)]
+        flat = [image for group in images for image in group]
+        count = len(images)
+        if not count:
+            raise UserError("tracklets: none; expected some")
+        names = [os.fsencode(f) if isinstance(f, Path) else b"array" for f in flat]
+        table = TrackletTable(
+            image_dir=Path(),
+            names=np.array(names, "S"),
+            offsets=np.cumsum([0, *map(len, images)]),
+            person_ids=np.full(count, UNKNOWN_ID, np.int64),
+            cameras=np.ones(count, np.int64),
+            tracks=np.arange(1, count + 1),
+            marks=np.full(count, -1, np.int8),
+            labels=np.full(count, -1, np.int64),
+        )
+
+        def read(rows: np.ndarray) -> list[bytes]:
+            return [_bytes_of(flat[row]) for row in rows]
+
+        found = extract_table(
+            self._model, self._variables, table, self.config, read_frames=read, few_sizes=True
+        )
+        return found.features
+
+
+def _images(frames: Frames, number: int) -> Sequence[Path | np.ndarray]:
+    """The frames of tracklet `number`, one by one."""
+    if isinstance(frames, str | os.PathLike):
+        return _images([frames], number)
+    if isinstance(frames, np.ndarray) and frames.ndim == 3:
+        frames = frames[None]
+    images = [f if isinstance(f, np.ndarray) else Path(f) for f in frames]
+    if not images:
+        raise UserError(f"tracklet {number}: no frames; expected some")
+    for image in images:
+        if isinstance(image, Path) and not image.is_file():
+            raise UserError(f"{image}: no such file; expected an image of tracklet {number}")
+        if isinstance(image, np.ndarray) and (
+            image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size
+        ):
+            raise UserError(
+                f"tracklet {number}: a frame of {image.dtype} {list(image.shape)}; expected uint8 "
+                "[H, W, 3]"
+            )
+    return images
+
+
+def _bytes_of(image: Path | np.ndarray) -> bytes:
+    if isinstance(image, Path):
+        return for_training(image.read_bytes())
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, format="PNG", compress_level=1)
+    return stream.getvalue()
 
 
 def _read_source(

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -322,6 +323,43 @@ def test_weights_that_are_given_score_as_their_run(
     argv = ["--mode", "evaluate", "--output", str(tmp_path / "x"), "--weights", *sources["file"]]
     assert main(argv) == 2
     assert capsys.readouterr().err.startswith(f"error: {file}: 1 tensors used, for resnet18")
+
+
+def test_an_extractor_takes_frames_in_every_form(
+    workdir: Path, features: FeatureSet, tmp_path: Path
+) -> None:
+    extractor = stf_jax.Extractor(workdir)
+    assert extractor.origin == features.origin
+    names = [os.fsdecode(name) for name in features.names.tolist()]
+    paths = [os.path.join(features.image_dir, name) for name in names]
+    people = [
+        paths[start:end]
+        for start, end in zip(features.offsets[:-1], features.offsets[1:], strict=True)
+    ]
+    found = extractor.features(people)
+    np.testing.assert_allclose(found, features.features, atol=1e-5)
+    pixels = [np.stack([np.asarray(Image.open(path)) for path in group]) for group in people]
+    np.testing.assert_allclose(extractor.features(pixels), found, atol=1e-6)
+    np.testing.assert_allclose(extractor.feature(list(pixels[3])), found[3], atol=1e-5)
+    one = extractor.feature(pixels[3][0])
+    np.testing.assert_allclose(extractor.feature(Path(people[3][0])), one, atol=1e-6)
+    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
+    same_features(extractor(Path(features.image_dir).parent), features)
+    for wrong, said in (
+        ([[]], "tracklet 0: no frames"),
+        ([], "tracklets: none"),
+        ([people[0], pixels[0].astype(np.float32)], "tracklet 1: a frame of float32"),
+        ([np.zeros((4, 5), np.uint8)], "tracklet 0: a frame of uint8"),
+        ([["none.png"]], "none.png: no such file"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            extractor.features(wrong)
+
+
+def test_what_is_public_is_listed() -> None:
+    public = {"Extractor", "embed_tracklets", "match_tracklets", "write_matches", "__version__"}
+    assert public <= set(dir(stf_jax))
+    assert public == set(stf_jax.__all__)
 
 
 def test_match_command(workdir: Path, features: FeatureSet, tmp_path: Path, capsys) -> None:

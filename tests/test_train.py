@@ -807,7 +807,7 @@ def test_evaluation_tells_what_is_odd_in_the_layout(straight: Path, tmp_path: Pa
     shutil.copytree(straight, run)
     evaluate_workdir(tiny_config(one_camera), run, "latest", report=False)
     printed = capsys.readouterr().out
-    assert "0 of 4" in printed  # queries without a match
+    assert "0/4" in printed  # queries without a match
     assert re.search(r"^note: .*test: 4 query and 0 gallery", printed, re.MULTILINE), printed
 
 

@@ -34,8 +34,11 @@ def extract_table(
     *,
     read_frames: Callable[[np.ndarray], Sequence[bytes]] | None = None,
     label: str = "features",
+    few_sizes: bool = False,
 ) -> TrackletFeatures:
     """Return a feature for every tracklet of `table`, as the config's `evaluation` section says.
+
+    With `few_sizes` batches are padded to a power of two, so that calls share their programs.
 
     All hosts have to call it: each extracts its share, and all get the same features.
     Raises UserError for an unreadable image (unless `config.data.on_corrupt` is "skip") and
@@ -51,6 +54,9 @@ def extract_table(
     # The packed batches are nearly full; a second size pays where there are many.
     counts = frame_counts(plan).max(1)
     buckets = frame_buckets(counts, 2 if len(counts) > MANY_BATCHES else 1)
+    if few_sizes:
+        powers = 2 ** np.ceil(np.log2(np.array(buckets))).astype(int)
+        buckets = tuple(np.minimum(powers, max(evaluation.frames_per_device, *buckets)).tolist())
     own = hosts.share(num_devices)
     share = Plan(plan.tracklets[:, own], plan.frame_rows[:, own])
     variables = replicate(variables)
