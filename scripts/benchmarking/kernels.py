@@ -1,4 +1,4 @@
-"""Part `kernels`: where a training step's time goes on the device, by the profiler."""
+"""Part `kernels`: what a training step's time is spent on, on the device, by the profiler."""
 
 import tempfile
 from collections import defaultdict
