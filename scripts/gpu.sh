@@ -20,13 +20,13 @@ part() { # MINUTES, then parts and options
   [ "$left" -ge 15 ] || { echo "no time left for $*"; return; }
   "$python" scripts/benchmark.py --output "$output" --minutes "$minutes" "$@" || status=1
 }
-part 1.5 correct "$@"
+part 2 correct "$@"
 part 1.5 step --dtype bfloat16 --frame-buckets 1 "$@"
 part 1.5 peer --dtype bfloat16 --frame-buckets 1 --rounds 3 "$@"
-part 1 extraction --dtype bfloat16 "$@"
+part 0.75 extraction --dtype bfloat16 "$@"
 part 0.5 kernels --dtype bfloat16 "$@"
 XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_command_buffer=" part 0.5 kernels --dtype bfloat16 "$@"
 XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_triton_gemm=false" part 0.5 kernels --dtype bfloat16 "$@"
-part 2 drawn-run "$@"
+part 1.75 drawn-run "$@"
 part 1 bfloat16 memory "$@"
 exit "$status"
