@@ -32,7 +32,7 @@ every key and its meaning: configs/mars.py
 _NEEDED = {"embed": ("input", "output"), "match": ("query", "gallery", "output")}
 # Options of runs on several hosts, in the order of `hosts.initialize_arguments`.
 _HOSTS = ("coordinator", "num_processes", "process_id", "distributed")
-COORDINATOR = "JAX_COORDINATOR_ADDRESS"
+_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -297,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = read_config(options, overrides)
     if options.mode in _NEEDED:  # on one host
         return _run(config, options)
-    if not _several_hosts(options) and COORDINATOR not in os.environ:
+    if not _several_hosts(options) and not any(map(os.environ.get, _VARIABLES)):
         _check_data(config)  # of several hosts, those that have theirs would wait for this one
     from stf_jax import hosts
 
