@@ -299,7 +299,7 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
     with np.load(runs[0] / "features.npz") as skipped:
         whole = {name: skipped[name] for name in ("features", "num_frames", "person_ids")}
     fixed_config = changed(config, {"data.partitions": "fixed.pkl", "data.on_corrupt": "error"})
-    fixed = evaluate_workdir(fixed_config, runs[0], "latest")
+    fixed = evaluate_workdir(fixed_config, runs[0], "latest", output=runs[0])
     assert fixed["rows"]["step"]["scores"] == row["scores"]
     seen = whole["num_frames"] > 0
     assert whole["num_frames"].tolist() == [5, 5, 5, 0, 4, 5, 5, 5]
@@ -763,7 +763,7 @@ def test_evaluation_tells_what_is_odd_in_the_layout(straight: Path, tmp_path: Pa
     shutil.copytree(straight, run)
     evaluate_workdir(tiny_config(one_camera), run, "latest", report=False)
     printed = capsys.readouterr().out
-    assert "0 of 4" in printed  # queries without a match
+    assert "0/4" in printed  # queries without a match
     assert re.search(r"^note: .*test: 4 query and 0 gallery", printed, re.MULTILINE), printed
 
 
