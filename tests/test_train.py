@@ -342,7 +342,7 @@ def test_corrupt_images_stop_a_run_or_are_skipped_and_counted(
     with np.load(runs[0] / "features.npz") as skipped:
         whole = {name: skipped[name] for name in ("features", "num_frames", "person_ids")}
     fixed_config = changed(config, {"data.partitions": "fixed.pkl", "data.on_corrupt": "error"})
-    fixed = evaluate_workdir(fixed_config, runs[0], "latest", output=runs[0])
+    fixed = evaluate_workdir(fixed_config, runs[0], "latest")
     assert fixed["rows"]["step"]["scores"] == row["scores"]
     seen = whole["num_frames"] > 0
     assert whole["num_frames"].tolist() == [5, 5, 5, 0, 4, 5, 5, 5]
