@@ -1,7 +1,6 @@
 """Features of any tracklets with a trained run: `python -m stf_jax.main --mode embed`."""
 
 import dataclasses
-import io
 import itertools
 import logging
 import os
@@ -16,7 +15,7 @@ from PIL import Image
 from stf_jax.config import Config, changed, check_config
 from stf_jax.data.layout.checks import examples
 from stf_jax.data.layout.tracklets import TrackletTable
-from stf_jax.data.pictures import for_training
+from stf_jax.data.pictures import for_training, png_file
 from stf_jax.data.source import evaluation_table
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
@@ -64,8 +63,11 @@ def embed_tracklets(
     Raises:
         UserError: what is not there, cannot be read or does not fit.
     """
-    extractor = Extractor(workdir, config=config, checkpoint=checkpoint)
-    return extractor(source, camera=camera, frames_dir=frames_dir)
+    used = run_config(Path(workdir)) if config is None else config
+    check_config(used)
+    # The source first: one that is not there should not wait for the model.
+    found = _read_source(os.fspath(source), used, camera, frames_dir)
+    return Extractor(workdir, config=used, checkpoint=checkpoint).of_table(*found)
 
 
 Frames = Sequence[str | os.PathLike[str] | np.ndarray] | np.ndarray | str | os.PathLike[str]
@@ -109,7 +111,13 @@ class Extractor:
         frames_dir: str | os.PathLike[str] | None = None,
     ) -> FeatureSet:
         """Features and frame weights of a folder, layout or video: see `embed_tracklets`."""
-        table, titles = _read_source(os.fspath(source), self.config, camera, frames_dir)
+        return self.of_table(*_read_source(os.fspath(source), self.config, camera, frames_dir))
+
+    def of_table(self, table: TrackletTable, titles: np.ndarray | None = None) -> FeatureSet:
+        """Features and frame weights of a table's tracklets.
+
+        With `titles` [N], text, its images are any pictures; without, those of a layout.
+        """
         read_frames = None if titles is None else _upright_frames(table)
         found = extract_table(
             self._model, self._variables, table, self.config, read_frames=read_frames
@@ -129,20 +137,10 @@ class Extractor:
         """
         images = [_images(frames, number) for number, frames in enumerate(tracklets)]
         flat = [image for group in images for image in group]
-        count = len(images)
-        if not count:
+        if not images:
             raise UserError("tracklets: none; expected some")
         names = [os.fsencode(f) if isinstance(f, Path) else b"array" for f in flat]
-        table = TrackletTable(
-            image_dir=Path(),
-            names=np.array(names, "S"),
-            offsets=np.cumsum([0, *map(len, images)]),
-            person_ids=np.full(count, UNKNOWN_ID, np.int64),
-            cameras=np.ones(count, np.int64),
-            tracks=np.arange(1, count + 1),
-            marks=np.full(count, -1, np.int8),
-            labels=np.full(count, -1, np.int64),
-        )
+        table = _unknown_people(Path(), names, [*map(len, images)], camera=1)
 
         def read(rows: np.ndarray) -> list[bytes]:
             return [_bytes_of(flat[row]) for row in rows]
@@ -178,9 +176,7 @@ def _images(frames: Frames, number: int) -> Sequence[Path | np.ndarray]:
 def _bytes_of(image: Path | np.ndarray) -> bytes:
     if isinstance(image, Path):
         return for_training(image.read_bytes())
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="PNG", compress_level=1)
-    return stream.getvalue()
+    return png_file(Image.fromarray(image))
 
 
 def _read_source(
@@ -263,9 +259,16 @@ def frame_folders(root: Path, camera: int = 1) -> tuple[TrackletTable, np.ndarra
             f"{root}: neither a layout nor a folder of folders of frames; expected partitions.pkl, "
             "or pictures in a folder for each tracklet"
         )
+    return _unknown_people(root, names, lengths, camera), np.array(titles)
+
+
+def _unknown_people(
+    image_dir: Path, names: Sequence[bytes], lengths: Sequence[int], camera: int
+) -> TrackletTable:
+    """Tracklets of these lengths, one after the other in `names`, of nobody known."""
     count = len(lengths)
-    table = TrackletTable(
-        image_dir=root,
+    return TrackletTable(
+        image_dir=image_dir,
         names=np.array(names, "S"),
         offsets=np.cumsum([0, *lengths]),
         person_ids=np.full(count, UNKNOWN_ID, np.int64),
@@ -274,7 +277,6 @@ def frame_folders(root: Path, camera: int = 1) -> tuple[TrackletTable, np.ndarra
         marks=np.full(count, -1, np.int8),
         labels=np.full(count, -1, np.int64),
     )
-    return table, np.array(titles)
 
 
 def _is_in_itself(folder: Path, root: Path) -> bool:

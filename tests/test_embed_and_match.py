@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import stf_jax
+from stf_jax import embed
 from stf_jax.config import Config, changed, load_config, to_json
 from stf_jax.embed import frame_folders
 from stf_jax.errors import UserError
@@ -468,6 +469,14 @@ def test_frames_that_begin_with_a_number_stay_together(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     table, _ = frame_folders(tmp_path)
     assert [name.decode() for name in table.names] == order
+
+
+def test_a_source_that_is_not_there_does_not_wait_for_the_model(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "restore_run", None)
+    with pytest.raises(UserError, match="no such folder"):
+        stf_jax.embed_tracklets(workdir, tmp_path / "nowhere")
 
 
 def test_what_does_not_fit(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stf_jax.config import AugmentConfig
-from stf_jax.data.decoded import ABOUT, FRAMES, NAMES, check, read_about
+from stf_jax.data.decoded import ABOUT, FRAMES, NAMES, check, read_about, read_array
 from stf_jax.data.layout.partitions import SUBSETS, load_layout
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan
@@ -164,7 +164,7 @@ def _claim(output: Path, receipt: Mapping[str, Any]) -> _Progress | None:
     output.mkdir(parents=True, exist_ok=True)
     if (output / ABOUT).exists():
         about = read_about(output)
-        names = np.load(output / NAMES)
+        names = read_array(output / NAMES)
         shape = [len(names), about["height"], about["width"], 3]
         images = zlib.crc32(names.tobytes())
         found = {"images": images, "shape": shape, "pad_ratio": about["pad_ratio"]}

@@ -9,7 +9,6 @@ for bit. In it are partitions files as in the layout, and
   and `crc32` of the frames before each of `ends` and after the one before it.
 """
 
-import io
 import json
 import os
 import zlib
@@ -29,6 +28,7 @@ from stf_jax.cores import usable_cores
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.packed_steps import PlannedImages, packed_steps, planned_share
+from stf_jax.data.pictures import png_file
 from stf_jax.data.sampling import Plan
 from stf_jax.errors import UserError
 
@@ -47,7 +47,7 @@ class DecodedFrames:
 
     def __call__(self, rows: Int64[np.ndarray, " r"]) -> list[bytes]:
         """Returns a PNG file for each of `rows` of the table."""
-        return [_png(self.frames[row]) for row in self.rows[rows].tolist()]
+        return [png_file(Image.fromarray(self.frames[row])) for row in self.rows[rows].tolist()]
 
 
 def open_decoded(folder: str | os.PathLike[str], table: TrackletTable) -> DecodedFrames:
@@ -58,7 +58,7 @@ def open_decoded(folder: str | os.PathLike[str], table: TrackletTable) -> Decode
     """
     folder = Path(folder)
     about = read_about(folder)
-    frames, names = _array(folder / FRAMES, mmap_mode="r"), _array(folder / NAMES)
+    frames, names = read_array(folder / FRAMES, mmap_mode="r"), read_array(folder / NAMES)
     expected = (len(names), about["height"], about["width"], 3)
     if frames.dtype != np.uint8 or frames.shape != expected or names.dtype.kind != "S":
         raise UserError(
@@ -161,7 +161,7 @@ def check(folder: Path) -> int:
     Raises UserError for the first block that differs from what was written.
     """
     about = read_about(folder)
-    frames = _array(folder / FRAMES, mmap_mode="r")
+    frames = read_array(folder / FRAMES, mmap_mode="r")
     for start, end, expected in zip(
         [0, *about["ends"]], about["ends"], about["crc32"], strict=False
     ):
@@ -173,7 +173,8 @@ def check(folder: Path) -> int:
     return len(frames)
 
 
-def _array(path: Path, **options: Any) -> np.ndarray:
+def read_array(path: Path, **options: Any) -> np.ndarray:
+    """Returns an array of a decoded folder; raises UserError where it cannot be read."""
     try:
         return np.load(path, **options)
     except (OSError, ValueError, EOFError) as error:
@@ -200,9 +201,3 @@ def _blocks(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-    return file.getvalue()

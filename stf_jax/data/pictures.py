@@ -66,11 +66,16 @@ def for_training(contents: bytes) -> bytes:
         with Image.open(io.BytesIO(contents)) as image:
             if image.format in ("JPEG", "MPO", "PNG") and orientation(image) == 1:
                 return contents
-        file = io.BytesIO()
-        read_picture(io.BytesIO(contents), upright=True).save(file, "PNG", compress_level=1)
-        return file.getvalue()
+        return png_file(read_picture(io.BytesIO(contents), upright=True))
     except Exception:  # as above; the pipeline says what is wrong with it
         return contents
+
+
+def png_file(picture: Image.Image) -> bytes:
+    """Return a PNG file of the picture, lightly compressed: it is soon decoded again."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def orientation(image: Image.Image) -> int:

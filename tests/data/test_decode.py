@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
+from batches_alike import same_batches, small_plan
 from PIL import Image
 
 from stf_jax.config import AugmentConfig, DataConfig
@@ -20,7 +20,7 @@ from stf_jax.data.decoded import check, open_decoded
 from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches as folder_batches
-from stf_jax.data.sampling import Plan, evaluation_plan, training_plan
+from stf_jax.data.sampling import evaluation_plan
 from stf_jax.data.source import batches, frame_source, open_layout
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
@@ -69,29 +69,6 @@ def table_of(root: Path, subset: str, **options: Any) -> TrackletTable:
     return table
 
 
-def plans(table: TrackletTable, subset: str) -> Plan:
-    if subset == "test":
-        return evaluation_plan(table, num_devices=1, chunk=4, frames_per_device=8)
-    return training_plan(
-        table,
-        seed=3,
-        epoch=2,
-        num_devices=2,
-        sampler="tracklet",
-        tracklets=2,
-        min_frames=2,
-        max_frames=4,
-    )
-
-
-def same(ours: Any, theirs: Any) -> int:
-    count = 0
-    for first, second in zip(ours, theirs, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, first, second)
-        count += 1
-    return count
-
-
 @pytest.mark.parametrize("pad_ratio", [0.0, 2.5])
 @pytest.mark.parametrize("partitions", ["partitions.pkl", "partitions_01.pkl"])
 def test_batches_are_those_of_the_files_bit_for_bit(
@@ -106,14 +83,14 @@ def test_batches_are_those_of_the_files_bit_for_bit(
     used = {**OPTIONS, "host_augment": AugmentConfig(pad_ratio=pad_ratio)}
     for subset in ("trainval", "test"):
         table = table_of(layout, subset, partitions=partitions)
-        plan = plans(table, subset)
+        plan = small_plan(table, subset, frames_per_device=8)
         other = getattr(open_layout(data), subset)
         read = frame_source(data, subset, other)
         for start in (0, 1):
             where = {"start_step": start, "devices": slice(0, 1)}
             ours = batches(other, plan, read_frames=read, **used, **where)
-            assert same(ours, folder_batches(table, plan, **used, **where)) > 0
-        assert same(
+            assert same_batches(ours, folder_batches(table, plan, **used, **where)) > 0
+        assert same_batches(
             batches(other, plan, read_frames=read, **used), folder_batches(table, plan, **used)
         )
         assert read is not None  # and pages get the frames as PNG files
@@ -143,7 +120,7 @@ def test_one_that_does_not_decode_is_named_or_left_out_as_from_the_folder(
         list(batches(table, plan, read_frames=read, **OPTIONS))
     skip = {**OPTIONS, "on_corrupt": "skip"}
     ours = batches(table, plan, read_frames=read, **skip)
-    assert same(ours, folder_batches(table, plan, **skip)) > 1
+    assert same_batches(ours, folder_batches(table, plan, **skip)) > 1
     with pytest.raises(UserError, match=r"1 of \d+ images of an epoch cannot be decoded"):
         list(batches(table, plan, read_frames=read, **skip, max_lost=0.01))
 
@@ -185,6 +162,9 @@ def test_what_was_interrupted_is_resumed_where_it_stopped(
     assert set(os.listdir(output)) == set(os.listdir(straight))
     monkeypatch.setattr(decode_module, "_decoded", None)
     assert decode(layout, output, height=H, width=W) > 0  # whole: nothing is done again
+    (output / "names.npy").unlink()
+    with pytest.raises(UserError, match=r"names\.npy: cannot be read"):
+        decode(layout, output, height=H, width=W)
 
 
 def test_what_does_not_fit_is_refused_in_a_line(
@@ -194,7 +174,7 @@ def test_what_does_not_fit_is_refused_in_a_line(
     assert main([str(layout), str(output), "--height", str(H), "--width", str(W)]) == 0
     assert main([str(layout), str(output), "--check"]) == 0
     table = table_of(layout, "trainval")
-    plan = plans(table, "trainval")
+    plan = small_plan(table, "trainval", frames_per_device=8)
     read = open_decoded(output, table)
     for changes, expected in (
         ({"height": 64}, r"decoded for height, width and pad_ratio 32, 16, 0.0; the config has 64"),

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from batches_alike import same_batches, small_plan
 from PIL import Image
 from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
@@ -18,7 +18,7 @@ from stf_jax.config import AugmentConfig
 from stf_jax.data import video_reid_builder
 from stf_jax.data.layout.partitions import load_layout
 from stf_jax.data.pipeline import batches
-from stf_jax.data.sampling import evaluation_plan, training_plan
+from stf_jax.data.sampling import evaluation_plan
 from stf_jax.errors import UserError
 from stf_jax.prepare.layout import image_name, write_partitions
 
@@ -97,11 +97,6 @@ def test_examples_read_with_tfds_alone(built):
     assert examples[0]["frames"][0] == first.read_bytes()
 
 
-def same_batches(folder_batches, tfds_batches):
-    for first, second in zip(folder_batches, tfds_batches, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, first, second)
-
-
 def test_training_gets_the_folders_batches_bit_for_bit(built):
     layout, folder = built
     options = {"height": 24, "width": 12, "buckets": (8, 16, 64), "seed": (1, 2), "threads": 3}
@@ -110,19 +105,7 @@ def test_training_gets_the_folders_batches_bit_for_bit(built):
         table = loaded(layout, subset)
         other = loaded(folder, subset, check_files=False)
         read = video_reid_builder.frame_reader(folder, subset, other)
-        if subset == "trainval":
-            plan = training_plan(
-                table,
-                seed=3,
-                epoch=2,
-                num_devices=2,
-                sampler="tracklet",
-                tracklets=2,
-                min_frames=2,
-                max_frames=4,
-            )
-        else:
-            plan = evaluation_plan(table, num_devices=1, chunk=4, frames_per_device=12)
+        plan = small_plan(table, subset, frames_per_device=12)
         same_batches(
             batches(table, plan, **options), batches(other, plan, read_frames=read, **options)
         )
