@@ -4,13 +4,14 @@ Nothing that is read can run code: .npz without pickles, .pth by `torch_zip`, or
 before PyTorch 1.6 and no zip archive, by PyTorch's `weights_only`.
 """
 
+import contextlib
 import importlib
 import io
 import logging
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,23 +177,29 @@ def _torch(path: Path) -> Any:
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     with open(path, "rb") as stream:
         zipped = stream.read(4) == b"PK\3\4"
-    torch = None if zipped else _torch(path)
-    storages = None
+    if not zipped:
+        torch = _torch(path)
+        with _explained(path), torch.serialization.safe_globals(_BESIDE):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = _state_dict(path, content)
+        return {name: _from_torch(torch, path, name, tensor) for name, tensor in tensors.items()}
+    with contextlib.ExitStack() as opened:
+        with _explained(path):
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            content, storages = read_zip(archive)
+        tensors = _state_dict(path, content)
+        return {name: _from_zip(storages, path, name, tensor) for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        if torch is None:
-            content, storages = read_zip(path)
-        else:
-            with torch.serialization.safe_globals(_BESIDE):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+        yield
     except Exception as error:  # the unpickler's and the archive's errors have no common base
         raise UserError(
             f"{path}: not a PyTorch file of plain tensors ({_reason(error)}); expected what "
             "torch.save(model.state_dict(), ...) writes"
         ) from error
-    tensors = _state_dict(path, content)
-    if storages is None:
-        return {name: _from_torch(torch, path, name, tensor) for name, tensor in tensors.items()}
-    return {name: _from_zip(storages, path, name, tensor) for name, tensor in tensors.items()}
 
 
 def _from_zip(storages: Storages, path: Path, name: str, tensor: StoredTensor) -> np.ndarray:

@@ -7,10 +7,10 @@ nothing of it runs. Format: torch/serialization.py and torch/_utils.py of PyTorc
 
 import io
 import math
+import os
 import pickle
 import zipfile
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -70,12 +70,11 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Sto
 def _other_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> StoredTensor:
     found = _tensor(storage, offset, shape, strides)
     dtype = next((part for part in rest if isinstance(part, _Named)), storage[0])
-    return StoredTensor(storage, found.offset, found.shape, found.strides, str(dtype))
+    return replace(found, kind=str(dtype))
 
 
 def _quantised(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
-    found = _tensor(storage, offset, shape, strides)
-    return StoredTensor(storage, found.offset, found.shape, found.strides, str(storage[0]).lower())
+    return replace(_tensor(storage, offset, shape, strides), kind=str(storage[0]).lower())
 
 
 def _sparse(layout: Any, data: Any, *_: Any) -> StoredTensor:
@@ -137,32 +136,32 @@ class _Unpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def read_zip(path: Path) -> tuple[Any, "Storages"]:
+def read_zip(archive: zipfile.ZipFile) -> tuple[Any, "Storages"]:
     """Return what the pickle of a .pth holds, tensors as `StoredTensor`, and their numbers.
 
     Raises what the archive, the pickle or anything in them is damaged with: ValueError and others.
     """
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if any(e.compress_type for e in entries if "/data/" in e.filename):
-            raise ValueError("its data are compressed")
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} is damaged")
-        (pickled,) = (e.filename for e in entries if e.filename.endswith("/data.pkl"))
-        root = pickled.removesuffix("data.pkl")
-        names = {e.filename for e in entries}
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError("its numbers are big-endian")
-        content = _Unpickler(io.BytesIO(archive.read(pickled)), encoding="utf-8").load()
-    return content, Storages(path, root)
+    entries = archive.infolist()
+    if any(e.compress_type for e in entries if "/data/" in e.filename):
+        raise ValueError("its data are compressed")
+    if damaged := archive.testzip():
+        raise ValueError(f"{damaged} is damaged")
+    (pickled,) = (e.filename for e in entries if e.filename.endswith("/data.pkl"))
+    root = pickled.removesuffix("data.pkl")
+    names = {e.filename for e in entries}
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        raise ValueError("its numbers are big-endian")
+    content = _Unpickler(io.BytesIO(archive.read(pickled)), encoding="utf-8").load()
+    return content, Storages(archive, root, os.path.getsize(str(archive.filename)))
 
 
 @dataclass(frozen=True)
 class Storages:
-    """The numbers of an archive's tensors."""
+    """The numbers of the tensors of an archive, while that is open."""
 
-    path: Path
+    archive: zipfile.ZipFile
     root: str
+    size: int  # of the file, bytes
 
     def array(self, tensor: StoredTensor) -> np.ndarray:
         """The array of a tensor, of its own memory.
@@ -175,10 +174,9 @@ class Storages:
         if kind not in _DTYPES:
             raise ValueError(f"of {kind.lower()}")
         dtype = np.dtype(_DTYPES[kind])
-        if math.prod(tensor.shape) * dtype.itemsize > self.path.stat().st_size:
+        if math.prod(tensor.shape) * dtype.itemsize > self.size:
             raise ValueError("one stored number stands for many")
-        with zipfile.ZipFile(self.path) as archive:
-            raw = archive.read(f"{self.root}data/{key}")
+        raw = self.archive.read(f"{self.root}data/{key}")
         stored = np.frombuffer(raw, dtype, len(raw) // dtype.itemsize)
         pairs = zip(tensor.shape, tensor.strides, strict=True)
         last = tensor.offset + sum((size - 1) * stride for size, stride in pairs)
