@@ -58,7 +58,7 @@ def evaluate_workdir(
     model, variables, step = restore_run(config, workdir, which)
     folder = output or hosts.from_first(lambda: str(evaluation_folder(config, workdir, step)))
     chosen = is_chosen_on(workdir, which, table)
-    metrics = read_metrics(workdir / METRICS_FILE)
+    metrics = read_metrics(workdir / METRICS_FILE) if report else []
     about = {"step": step, "checkpoint": which}
     said = f"{workdir}, {which} checkpoint, of step {step}"
     return _score(

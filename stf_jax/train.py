@@ -14,7 +14,7 @@ from zlib import crc32
 import jax
 
 from stf_jax import hosts
-from stf_jax.config import Config, changed, check_config, flat_values, to_json
+from stf_jax.config import Config, TrainConfig, changed, check_config, flat_values, to_json
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Position, training_buckets, training_plan
@@ -74,10 +74,10 @@ def check_run(workdir: Path, config: Config, table: TrackletTable) -> list[str]:
     notes: list[str] = []
     before = run_files.read_run_files(workdir)
     if before is not None:
-        differing = run_files.differing_keys(
-            to_json(run_files.run_config(workdir)), to_json(config)
-        )
-        longer = [key for key in differing if key in _LENGTHS and _is_longer(workdir, config)]
+        earlier = run_files.run_config(workdir)
+        differing = run_files.differing_keys(to_json(earlier), to_json(config))
+        grown = _is_longer(earlier.train, config.train)
+        longer = [key for key in differing if key in _LENGTHS and grown]
         found = [
             f"{workdir}: config.{key} was {change}"
             for key, change in differing.items()
@@ -99,9 +99,8 @@ def check_run(workdir: Path, config: Config, table: TrackletTable) -> list[str]:
     return notes
 
 
-def _is_longer(workdir: Path, config: Config) -> bool:
-    """Whether neither epochs nor steps are fewer than those that the run in `workdir` had."""
-    before, now = run_files.run_config(workdir).train, config.train
+def _is_longer(before: TrainConfig, now: TrainConfig) -> bool:
+    """Whether neither epochs nor steps are fewer than before."""
     most, most_now = (train.max_steps or math.inf for train in (before, now))
     return now.epochs >= before.epochs and most_now >= most
 
