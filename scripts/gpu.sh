@@ -5,8 +5,8 @@
 # and, for the comparison with PyTorch, torch; TensorFlow and ml_collections are not needed. OPTIONs
 # are scripts/benchmark.py's.
 set -uo pipefail
+source "$(dirname "$0")/usage.sh" "$@"
 cd "$(dirname "$0")/.."
-case " $* " in *" -h "* | *" --help "*) sed -n '2,6s/^# //p' "$0"; exit 0 ;; esac
 output=${1:-scripts/benchmark_results}
 shift || true
 python=${PYTHON:-python3}
