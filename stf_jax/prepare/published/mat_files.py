@@ -1,13 +1,34 @@
 """Tables of whole numbers from MATLAB files."""
 
+import io
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
-import scipy.io
 from jaxtyping import Int
 
 from stf_jax.errors import UserError
+
+# Writes the variables to standard output as an .npz; text in place of what is no array of numbers.
+# Names begin with "_", as some are those of savez's own arguments.
+_READ = """
+import io, sys
+import numpy as np, scipy.io
+try:
+    found = scipy.io.loadmat(sys.argv[1])
+except Exception as error:
+    sys.exit((str(error) or type(error).__name__).splitlines()[0])
+numbers = {
+    "_" + k: v if isinstance(v, np.ndarray) and v.dtype.kind in "iuf" else np.array("other")
+    for k, v in found.items()
+    if not k.startswith("__")
+}
+out = io.BytesIO()
+np.savez(out, **numbers)
+sys.stdout.buffer.write(out.getvalue())
+"""
 
 
 def read_mat(path: Path, name: str | None = None) -> Int[np.ndarray, "r c"]:
@@ -25,10 +46,10 @@ def read_mat(path: Path, name: str | None = None) -> Int[np.ndarray, "r c"]:
     try:
         if h5py.is_hdf5(path):  # rows and columns are swapped in it
             with h5py.File(path, "r") as file:
-                tables = {k: v[()].T for k, v in file.items() if isinstance(v, h5py.Dataset)}
+                tables = {str(k): v[()].T for k, v in file.items() if isinstance(v, h5py.Dataset)}
         else:
-            tables = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
-    except Exception as error:  # scipy raises whatever the bytes lead it into
+            tables = _in_a_child(path)
+    except Exception as error:  # readers raise whatever the bytes lead them into
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{path}: cannot be read as a .mat file ({reason:.80}); get it again"
@@ -48,6 +69,17 @@ def read_mat(path: Path, name: str | None = None) -> Int[np.ndarray, "r c"]:
     if not np.array_equal(integers, value):
         raise UserError(f"{path}: has numbers that are not whole; get the file again")
     return integers
+
+
+def _in_a_child(path: Path) -> dict[str, np.ndarray]:
+    """The variables of a file of before version 7.3; scipy's reader can crash on damaged ones."""
+    command = [sys.executable, "-P", "-c", _READ, str(path)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        message = done.stderr.decode(errors="replace").strip()
+        raise ValueError(message if done.returncode > 0 else "the reader crashed on it")
+    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as found:
+        return {k.removeprefix("_"): found[k] for k in found.files}
 
 
 def read_query_rows(
