@@ -40,7 +40,16 @@ def run(settings: Settings) -> Iterator[Row]:
     if reason is not None:
         raise NotRunError(reason)
     # This process stays away from the device: the sides are to have all of it.
-    dtypes = ("float32",) if settings.platform == "cpu" else ("float32", "bfloat16")
+    dtypes = ("float32",) if settings.platform == "cpu" else ("bfloat16", "float32")
+    if settings.dtype == "bfloat16":
+        dtypes = ("bfloat16",)
+    # What decides comes first, in case the time is up before the turns are.
+    sides = [
+        f"ours, {dtypes[0]}",
+        "peer, tuned",
+        "peer, plain",
+        *(f"ours, {d}" for d in dtypes[1:]),
+    ]
     yield {
         "note": f"{settings.backbone} {settings.height}x{settings.width}, embedding "
         f"{settings.embed_dim}; {settings.tracklets} tracklets of at most {settings.slots} frames "
@@ -50,13 +59,12 @@ def run(settings: Settings) -> Iterator[Row]:
         speeds: dict[str, list[float]] = {}
         peaks: dict[str, float | None] = {}
         for turn in range(1, TURNS + 1):
-            for side in (*(f"ours, {d}" for d in dtypes), "peer, plain", "peer, tuned"):
+            for side in sides:
                 who, kind = side.split(", ")
                 work = ours if who == "ours" else peer
                 found = work(part, settings, kind, lengths)
                 speeds.setdefault(side, []).append(found["real_frames_per_second"])
                 peaks[side] = found["peak_memory_bytes"]
-                # At once, in case the time is up before the turns are.
                 yield {"turn": f"{turn}, {part}, {side}", "real frames/s": speeds[side][-1]}
         medians = {side: statistics.median(values) for side, values in speeds.items()}
         for side, median in medians.items():
