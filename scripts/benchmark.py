@@ -71,14 +71,16 @@ def recorded_command(argv: list[str] | None) -> list[str]:
     ]
 
 
-def measure(part: str, settings: Settings, seconds: float | None) -> dict[str, Any]:
+def measure(part: str, settings: Settings, seconds: float | None, rows: Path) -> dict[str, Any]:
     """Run a part, print its table, return what the JSON file keeps of it."""
     print(f"\n{part}: {PARTS[part]}", flush=True)
-    found = child.stream(f"benchmarking.{part.replace('-', '_')}", "run", settings, seconds=seconds)
+    module = f"benchmarking.{part.replace('-', '_')}"
+    found = child.stream(module, "run", settings, seconds=seconds, rows=rows)
     if found.rows:
         print(results.format_rows(found.rows))
     end = "" if found.status == "done" else f": {found.reason}"
     print(f"  [{found.status}{end}; {found.seconds:.0f} s]", flush=True)
+    rows.unlink(missing_ok=True)
     return {
         "part": part,
         "status": found.status,
@@ -109,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         + f"; commit {device['revision'][:12]}"
         + (f"; XLA_FLAGS {device['xla_flags']}" if device["xla_flags"] else "")
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     kept: list[dict[str, Any]] = []
     left: list[str] = []
     for part in options.parts:
@@ -119,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
             reason = "the time was up"
             kept.append({"part": part, "status": "not run", "reason": reason, "rows": []})
         else:
-            kept.append(measure(part, settings, remaining))
+            kept.append(measure(part, settings, remaining, path.with_suffix(f".{part}.rows")))
         if kept[-1]["status"] == "out of time" or kept[-1]["reason"] == "the time was up":
             left.append(part)
         contents = {"date": now.isoformat(timespec="seconds"), "command": recorded_command(argv)}

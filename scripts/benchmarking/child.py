@@ -46,11 +46,15 @@ def stream(
     *,
     seconds: float | None = None,
     environment: Mapping[str, str] | None = None,
+    rows: Path | None = None,
     **arguments: Any,
 ) -> Outcome:
-    """Call `function(settings, **arguments)` of `module` in a new process."""
+    """Call `function(settings, **arguments)` of `module` in a new process.
+
+    Rows are appended to the file `rows` as they come, so that a kill of this process loses none.
+    """
     with tempfile.TemporaryDirectory(prefix="stf_benchmark_") as folder:
-        task, result = Path(folder) / "task.json", Path(folder) / "rows.jsonl"
+        task, result = Path(folder) / "task.json", rows or Path(folder) / "rows.jsonl"
         errors = Path(folder) / "errors.txt"
         task.write_text(json.dumps([module, function, to_dict(settings), arguments]))
         paths = [str(Path(__file__).parents[1]), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -61,19 +65,19 @@ def stream(
             code = run_command(command, stderr, seconds, {**env, **(environment or {})})
         took = time.time() - started
         lines = result.read_text().splitlines() if result.exists() else []
-        rows = [json.loads(line) for line in lines]
+        found = [json.loads(line) for line in lines]
         messages = [line for line in errors.read_text().splitlines() if line.strip()]
         # Python's last line, unless XLA wrote more after it.
         last = next(
             (line for line in reversed(messages) if "Error" in line), "".join(messages[-1:])
         )
     if code is None:
-        return Outcome("out of time", f"stopped after {took:.0f} s", rows, took, started)
-    if rows and "not run" in rows[-1]:
-        return Outcome("not run", rows[-1]["not run"], rows[:-1], took, started)
+        return Outcome("out of time", f"stopped after {took:.0f} s", found, took, started)
+    if found and "not run" in found[-1]:
+        return Outcome("not run", found[-1]["not run"], found[:-1], took, started)
     if code:
-        return Outcome("failed", last[:300] or f"exit status {code}", rows, took, started)
-    return Outcome("done", "", rows, took, started)
+        return Outcome("failed", last[:300] or f"exit status {code}", found, took, started)
+    return Outcome("done", "", found, took, started)
 
 
 def installed(package: str) -> bool:

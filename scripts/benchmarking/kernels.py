@@ -1,5 +1,6 @@
 """Part `kernels`: what a training step's time is spent on, on the device, by the profiler."""
 
+import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ _SHOWN = 12  # kinds of kernels
 
 
 def run(settings: Settings) -> Iterator[Row]:
-    """Yield the share of time in kernels, what short ones take, and the kinds that take most."""
+    """Yield a step's time, its share in kernels, what short ones take, the kinds that take most."""
     frames = np.full((1, jax.device_count(), settings.tracklets), (settings.slots + 5) // 2)
     plan = plan_of_counts(frames, settings.slots)
     training = workload.training(settings)
@@ -27,6 +28,14 @@ def run(settings: Settings) -> Iterator[Row]:
     program = workload.compile_training(training, batch)
     steps = [(program, program.place(batch))] * settings.steps
     workload.train_steps(training, steps[:2])
+    untraced = [workload.train_steps(training, steps)[0][0] for _ in range(settings.rounds)]
+    yield {
+        "frames": int(frames.sum()),
+        "ms a step, not traced": 1e3 * statistics.median(untraced) / settings.steps,
+        "least": 1e3 * min(untraced) / settings.steps,
+        "most": 1e3 * max(untraced) / settings.steps,
+        "compile s": program.seconds,
+    }
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             workload.train_steps(training, steps)
@@ -60,7 +69,8 @@ def summary(events: list[tuple[str, float, float]], steps: int) -> Iterator[Row]
     short = lengths < SHORT
     yield {
         "kernels a step": len(events) / steps,
-        "ms a step": total / steps / 1e6,
+        "ms in kernels": lengths.sum() / steps / 1e6,
+        "ms a step, traced": total / steps / 1e6,
         "% at work": 100 * (1 - idle / total),
         "% of kernels under 5 us": 100 * short.mean(),
         "% of time in them": 100 * lengths[short].sum() / total,
