@@ -1,7 +1,8 @@
 """Scoring: `python -m stf_jax.main --mode evaluate`, with a run's --workdir, or with --weights."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stf_jax.evaluation.pages.cmc_plot import plot_cmc
 from stf_jax.evaluation.pages.run_report import write_run_report
 from stf_jax.evaluation.scores import CHOSEN, format_table, make_scores, write_scores
 from stf_jax.evaluation.scoring import rank_table
+from stf_jax.folder_lock import one_owner
 from stf_jax.run.evaluations import SCORES_FILE, evaluation_folder
 from stf_jax.run.metrics_log import METRICS_FILE, read_metrics
 from stf_jax.run.restore import default_checkpoint, is_chosen_on, restore_run, restore_weights
@@ -27,6 +29,8 @@ from stf_jax.run.tensor_checksums import digest
 FEATURES_FILE = "features.npz"
 CMC_FILE = "cmc.png"
 REPORT_FOLDER = "report"
+# Not the folder's own: a run may be scored while it trains.
+_LOCK_FILE = ".evaluation.lock"
 
 
 def evaluate_workdir(
@@ -61,9 +65,9 @@ def evaluate_workdir(
     metrics = read_metrics(workdir / METRICS_FILE) if report else []
     about = {"step": step, "checkpoint": which}
     said = f"{workdir}, {which} checkpoint, of step {step}"
-    return _score(
-        config, table, model, variables, Path(folder), about, said, report, chosen, metrics
-    )
+    folder = Path(folder)
+    with _owned(folder):
+        return _score(config, table, model, variables, folder, about, said, report, chosen, metrics)
 
 
 def evaluate_weights(
@@ -78,7 +82,20 @@ def evaluate_weights(
     table = evaluation_table(config.data, report=print if hosts.is_first() else None)
     model, variables = restore_weights(config, source)
     about = {"step": 0, "weights": source}
-    return _score(config, table, model, variables, output, about, source, report)
+    with _owned(output):
+        return _score(config, table, model, variables, output, about, source, report)
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """On every host: the first one owns the scores in `folder`, or all raise UserError."""
+    with ExitStack() as stack:
+
+        def own() -> None:
+            stack.enter_context(one_owner(folder, _LOCK_FILE))
+
+        hosts.from_first(own)
+        yield
 
 
 def _score(

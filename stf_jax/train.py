@@ -6,7 +6,7 @@ Top to bottom as the data flows: layout -> plan -> model -> state -> steps -> sc
 import json
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -23,6 +23,7 @@ from stf_jax.devices import DEVICES, replicate
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.evaluation.scoring import headline, rank_table
+from stf_jax.folder_lock import one_owner
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.run import checkpoint, run_files
 from stf_jax.run.metrics_log import MetricsLog, progress_bar
@@ -167,10 +168,17 @@ def train(config: Config, workdir: Path) -> dict[str, float]:
     Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if there
     was none. Of several hosts all have to call it; the first one writes. Raises RunStoppedError
     where it was stopped (SIGTERM, Ctrl-C) before the last step; UserError for a bad config,
-    bad data, a workdir of another run, or a loss that is no longer finite.
+    bad data, a workdir of another run or that another process trains in, or a loss that is no
+    longer finite.
     """
     check_config(config)
-    with RunLog(writes=hosts.is_first()) as log:
+    with ExitStack() as stack:
+
+        def own() -> None:
+            stack.enter_context(one_owner(workdir))
+
+        hosts.from_first(own)
+        log = stack.enter_context(RunLog(writes=hosts.is_first()))
         return _train(config, workdir, log)
 
 

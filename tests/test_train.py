@@ -883,3 +883,17 @@ def test_a_run_goes_on_with_another_number_of_devices(layout: Path, tmp_path: Pa
     assert "data.tracklets is 4: 3 devices" in refused
     assert "or 1, 2, 4 devices" in refused
     assert not (tmp_path / "three").exists()
+
+
+def test_a_second_run_in_a_workdir_is_refused(layout: Path, tmp_path: Path) -> None:
+    def second(*arguments: Any) -> None:
+        assert [p.name for p in (tmp_path / "run").iterdir()] == [".stf_jax.lock"]
+        with pytest.raises(UserError, match=f"run: is being written by process {os.getpid()} on "):
+            training.train(tiny_config(layout), tmp_path / "run")
+        raise UserError("no more of the first one")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "check_pretrained", second)
+        with pytest.raises(UserError, match="no more of the first one"):
+            training.train(tiny_config(layout), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
