@@ -1,9 +1,11 @@
 """The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
 
+import contextlib
 import functools
+import os
 import sys
-from collections.abc import Callable
-from typing import ParamSpec
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec
 
 MAX_LINES = 10  # of an error that is printed
 Arguments = ParamSpec("Arguments")
@@ -30,10 +32,61 @@ def prints_user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, in
 
     @functools.wraps(main)
     def command(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
-        try:
-            return main(*args, **kwargs)
-        except UserError as error:
-            print(f"error: {shortened(str(error))}", file=sys.stderr)
-            return 2
+        with _lasting_streams():
+            try:
+                return main(*args, **kwargs)
+            except UserError as error:
+                print(f"error: {shortened(str(error))}", file=sys.stderr)
+                return 2
 
     return command
+
+
+@contextlib.contextmanager
+def _lasting_streams() -> Iterator[None]:
+    """Inside, what is printed where nobody reads any more (`| head`, `>&-`) is dropped."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file to be opened would get what is printed
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_Lasting, before)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+class _Lasting:
+    """A text stream, or None, that does not fail once its reader is gone."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        """Write, or drop, `text`."""
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop, what is written."""
+        with self._dropping():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):
+            # What is kept in buffers would fail again when Python ends, which changes its status.
+            with contextlib.suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._stream.fileno())
+                os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -50,8 +50,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--mode", choices=("train", "evaluate", "embed", "match"), default="train")
     add(
         "--checkpoint",
-        help="evaluate, embed: best (by mAP), latest, or a step (default: best where the run was "
-        "evaluated on val while it trained, else latest)",
+        help="best (by mAP), latest, or a step; evaluate, embed: to use (default: best where the "
+        "run was evaluated on val while it trained, else latest); train: to resume from, later "
+        "ones are set aside (default: the latest that is whole)",
+    )
+    add(
+        "--resume-anyway",
+        action="store_true",
+        help="train: also with other data or another revision of the code than the run's",
     )
     add(
         "--output",
@@ -280,7 +286,12 @@ def _run(config: Config, options: argparse.Namespace) -> int:
         from stf_jax.training.stop_request import RunStoppedError
 
         try:
-            train(config, options.workdir)
+            train(
+                config,
+                options.workdir,
+                options.checkpoint,
+                resume_anyway=options.resume_anyway,
+            )
         except RunStoppedError as stopped:
             return stopped.status
     return 0

@@ -5,9 +5,10 @@ Top to bottom as the data flows: layout -> plan -> model -> state -> steps -> sc
 
 import json
 import math
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from zlib import crc32
 
@@ -26,9 +27,11 @@ from stf_jax.evaluation.scoring import headline, rank_table
 from stf_jax.folder_lock import one_owner
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.run import checkpoint, run_files
-from stf_jax.run.metrics_log import MetricsLog, progress_bar
+from stf_jax.run.data_facts import data_changes, data_facts
+from stf_jax.run.metrics_log import METRICS_FILE, MetricsLog, progress_bar
+from stf_jax.run.recovery import clear_the_way, find_resume
 from stf_jax.run.restore import check_pretrained, starting_variables
-from stf_jax.run.run_log import RunLog, percents
+from stf_jax.run.run_log import LOG_FILE, RunLog, percents
 from stf_jax.run.same_run import check_hosts
 from stf_jax.training.batches import plan_options, training_batches
 from stf_jax.training.loop import run_steps
@@ -37,7 +40,7 @@ from stf_jax.training.optim import make_optimizer
 from stf_jax.training.profile import profiled
 from stf_jax.training.state import TrainState, init_state
 from stf_jax.training.steps import parallel_train_step
-from stf_jax.training.stop_request import RunStoppedError, StopRequest
+from stf_jax.training.stop_request import RunStoppedError, StopRequest, outlives_its_terminal
 
 # What a resumed run may have changed: nothing that is learnt depends on it.
 FREE_KEYS = (
@@ -64,13 +67,21 @@ _LONGER = {
 }
 
 
-def check_run(workdir: Path, config: Config, table: TrackletTable) -> list[str]:
+def check_run(
+    workdir: Path,
+    config: Config,
+    table: TrackletTable,
+    data: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    resume_anyway: bool = False,
+) -> list[str]:
     """Check config and label map against those of an earlier start, if there was one.
 
-    Returns notes on what is allowed to differ and does.
+    `data` are the facts of this start's subsets. Returns notes on what is allowed to differ and
+    does: with `resume_anyway` other data and another revision of the code, too.
 
     Raises UserError when `workdir` holds a run of another config (but for keys that change nothing
-    of what is learnt) or of other identities.
+    of what is learnt), of other identities, data or code.
     """
     notes: list[str] = []
     before = run_files.read_run_files(workdir)
@@ -91,10 +102,21 @@ def check_run(workdir: Path, config: Config, table: TrackletTable) -> list[str]:
         if found:
             hint = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
             raise UserError("\n".join(f"{line}: {hint}" for line in found))
+        last, now = before.starts[-1], run_files.versions()
+        unlike = [f"the data are others: {c}" for c in data_changes(last.get("data", {}), data)]
+        code = run_files.code_changes(last, now)
+        unlike += [f"the code is another: {code}"] if code else []
+        if unlike and not resume_anyway:
+            hint = "expected the run's own; add --resume-anyway to continue the run all the same"
+            raise UserError("\n".join(f"{workdir}: {line}: {hint}" for line in unlike))
+        notes += [f"note: {line}: resumed anyway" for line in unlike]
+        libraries = run_files.library_changes(last, now)
+        if libraries:
+            notes.append(f"note: {libraries}: what follows may differ from before in rounding")
         for key in longer:
             rule = _LONGER[config.optimizer.schedule]
             notes.append(f"note: config.{key} was {differing[key]}: {rule}")
-        on, here = before.starts[-1].get("devices"), str(jax.device_count())
+        on, here = last.get("devices"), str(jax.device_count())
         if on != here:
             notes.append(f"note: on {here} devices now, on {on} before: the same batches and steps")
     return notes
@@ -106,9 +128,11 @@ def _is_longer(before: TrainConfig, now: TrainConfig) -> bool:
     return now.epochs >= before.epochs and most_now >= most
 
 
-def begin_run(workdir: Path, config: Config, table: TrackletTable) -> None:
+def begin_run(
+    workdir: Path, config: Config, table: TrackletTable, data: Mapping[str, Any] | None = None
+) -> None:
     """Write the run's config, label map and versions: from now on the workdir is this run's."""
-    run_files.write_run_files(workdir, to_json(config), _labels(table))
+    run_files.write_run_files(workdir, to_json(config), _labels(table), data)
 
 
 def _labels(table: TrackletTable) -> dict[int, int]:
@@ -162,33 +186,69 @@ def validate(
     return protocol, scores, sizes
 
 
-def train(config: Config, workdir: Path) -> dict[str, float]:
+def train(
+    config: Config, workdir: Path, which: str | None = None, *, resume_anyway: bool = False
+) -> dict[str, float]:
     """Train as `config` says, in `workdir`; resume where an earlier run there stopped.
+
+    That is its newest whole checkpoint; or `which` ("best", "latest" or a step), and later ones
+    are set aside. With `resume_anyway` also with other data or code than the run's.
 
     Returns the last evaluation's scores (mAP, rank-1 ...) under the first protocol; empty if there
     was none. Of several hosts all have to call it; the first one writes. Raises RunStoppedError
     where it was stopped (SIGTERM, Ctrl-C) before the last step; UserError for a bad config,
-    bad data, a workdir of another run or that another process trains in, or a loss that is no
-    longer finite.
+    bad data, a workdir of another run or that another process trains in, that cannot be written or
+    is removed meanwhile, or a loss that is no longer finite.
     """
     check_config(config)
     with ExitStack() as stack:
+        stack.enter_context(_system_errors_reported(workdir))
+        stack.enter_context(outlives_its_terminal())
+        checks: list[Callable[[], None]] = []
 
         def own() -> None:
-            stack.enter_context(one_owner(workdir))
+            checks.append(stack.enter_context(one_owner(workdir)))
+
+        def check_owned() -> None:
+            for check in checks:
+                check()
+                run_files.check_are_there(workdir, (LOG_FILE, METRICS_FILE))
 
         hosts.from_first(own)
         log = stack.enter_context(RunLog(writes=hosts.is_first()))
-        return _train(config, workdir, log)
+        return _train(config, workdir, log, which, resume_anyway, check_owned)
 
 
-def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
+@contextmanager
+def _system_errors_reported(workdir: Path) -> Iterator[None]:
+    """A full disk, a folder that may not be written ...: a line in place of a traceback."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or workdir}: {error.strerror or error}; what was written before is "
+            "whole; fix it, and the same command resumes from the latest checkpoint"
+        ) from error
+
+
+def _train(
+    config: Config,
+    workdir: Path,
+    run_log: RunLog,
+    which: str | None,
+    resume_anyway: bool,
+    check_owned: Callable[[], None],
+) -> dict[str, float]:
     say = run_log.say
     num_devices = jax.device_count()
 
     checkpoints = workdir / "checkpoints"
-    stored = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
-    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(stored)})
+    found = hosts.from_first(lambda: find_resume(workdir, which))
+    stored: int | None = found["step"]
+    for note in found["notes"]:
+        say(note)
+    seen = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
+    hosts.check_same({f"the latest checkpoint in {checkpoints}": str(seen)})
     # A resumed run has its weights: those it started from may no longer exist.
     started = config if stored is None else changed(config, {"pretrained": ""})
     check_pretrained(started.pretrained)
@@ -202,7 +262,16 @@ def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
             f"{layout.root}: no {config.data.train_subset} images in {config.data.partitions}; "
             "expected some to train on; name another config.data.train_subset"
         )
-    for note in hosts.from_first(lambda: check_run(workdir, config, table)):
+    data: dict[str, Any] = {}
+
+    def check() -> list[str]:
+        files = config.data.source == "folder"
+        for subset in (config.data.train_subset, config.data.eval_subset):
+            if (found := getattr(layout, subset)) is not None:
+                data[subset] = data_facts(found, files=files)
+        return check_run(workdir, config, table, data, resume_anyway=resume_anyway)
+
+    for note in hosts.from_first(check):
         say(note)
     axis_name = DEVICES if config.train.sync_batch_norm else None
     model = build_model(config.model, table.num_labels, axis_name=axis_name)
@@ -232,8 +301,13 @@ def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
         )
     check_hosts(config, (table, eval_table), state)
     state, key = replicate((state, jax.random.key(config.seed)))
+
     # Not before: a start that failed must not bind the workdir to its config.
-    hosts.from_first(lambda: begin_run(workdir, config, table))
+    def begin() -> None:
+        clear_the_way(workdir, found)
+        begin_run(workdir, config, table, data)
+
+    hosts.from_first(begin)
     run_log.open(workdir)
     begun, first = int(state.step), hosts.is_first()
     step_of = parallel_train_step(
@@ -253,7 +327,11 @@ def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
         rules = crc32(json.dumps(_ranked_by(config)).encode())
         evaluated = {checkpoint.SUBSET: eval_table.checksum, checkpoint.RULES: rules}
     start, end = config.profile_steps if first and config.profile_steps else (0, -1)
-    watch = LossWatch("none yet" if stored is None else f"step {begun} in {checkpoints}")
+    if stored is None:
+        watch = LossWatch("none yet")
+    else:
+        window = checkpoint.restore_window(checkpoints, stored)
+        watch = LossWatch(f"step {begun} in {checkpoints}", window)
     with (
         checkpoint.open_manager(checkpoints, evaluated) if first else nullcontext() as manager,
         MetricsLog(workdir, begun, writes=first, config=flat_values(config)) as log,
@@ -267,6 +345,7 @@ def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
         def log_steps(
             step: int, epoch: int, means: Mapping[str, float], speed: Mapping[str, float]
         ) -> None:
+            check_owned()
             rates = {group: float(rate(step - 1)) for group, rate in schedules.items()}
             logged = {f"lr/{group}": rate for group, rate in rates.items()}
             log.write(step, {"epoch": epoch, **means, **logged, **speed})
@@ -290,8 +369,11 @@ def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
         def store(state: TrainState, position: Position, scores: Mapping[str, float]) -> None:
             step = int(state.step)
             watch.check(step, state.variables)
+            check_owned()
+            window = watch.window()
             if manager is not None:
-                checkpoint.save(manager, state, position, {**scores, **evaluated} if scores else {})
+                about = {**scores, **evaluated} if scores else {}
+                checkpoint.save(manager, state, position, about, window)
                 watch.last_good = f"step {step} in {checkpoints}"
 
         if config.train.evaluate_before and begun == 0:
@@ -316,7 +398,7 @@ def _train(config: Config, workdir: Path, run_log: RunLog) -> dict[str, float]:
             say(f"{stop.name}: stopped after step {done}; the same command resumes from there")
         elif begun >= total_steps:
             say(f"nothing left to train: {done} of {total_steps} steps were done before")
-    hosts.from_first(lambda: None)  # what the first host writes is whole when the others return
+    hosts.from_first(check_owned)  # what the first host writes is whole when the others return
     if done < total_steps:
         raise RunStoppedError(stop.name)
     return scores

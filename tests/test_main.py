@@ -147,7 +147,7 @@ def test_evaluating_nothing_says_so(tmp_path, capsys) -> None:
 def test_stopped_training_is_no_success(tmp_path, monkeypatch, name: str, status: int) -> None:
     """So that `train && evaluate` goes no further."""
 
-    def stop(config, workdir):
+    def stop(config, workdir, which, *, resume_anyway):
         raise RunStoppedError(name)
 
     monkeypatch.setattr("stf_jax.train.train", stop)

@@ -2,13 +2,15 @@
 
 A step's folder holds `model` (params and batch_stats), `training` (step, optimiser state),
 `contents` (shape, type and checksum of every tensor: Orbax has no checksums of its own), `position`
-(where in the data) and `metrics`. Orbax writes it under another name and renames it when it is
-whole, so that a killed run leaves whole steps only.
+(where in the data, and what is not yet logged) and `metrics`. Orbax writes it under another name
+and renames it when it is whole, so that a killed run leaves whole steps only.
 """
 
+import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -38,6 +40,8 @@ BEST_METRIC = "mAP"
 SUBSET, RULES = "subset_crc32", "rules_crc32"
 MODEL_GROUPS = ("params", "batch_stats")
 MAX_FINDINGS = 8
+_PARTS = ("model", "training", "contents", "position")
+_WINDOW = "window"  # beside the position's fields
 
 State = TypeVar("State")
 Folder = str | os.PathLike[str]
@@ -63,6 +67,34 @@ class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
         """Never: the loop saves when it has to stop."""
         return False
+
+    def save(self, step: int, *args: Any, **kwargs: Any) -> bool:
+        """Orbax's; raises UserError where it cannot be written."""
+        with self._write_reported():
+            return super().save(step, *args, **kwargs)
+
+    def wait_until_finished(self) -> None:
+        """Orbax's; raises UserError where the last save could not be written."""
+        with self._write_reported():
+            super().wait_until_finished()
+
+    def close(self) -> None:
+        """Orbax's; raises UserError where the last save could not be written."""
+        with self._write_reported():
+            super().close()
+
+    @contextmanager
+    def _write_reported(self) -> Iterator[None]:
+        """Whatever Orbax raises while it writes is a full disk, a folder that is gone ..."""
+        try:
+            yield
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{self.directory}: a checkpoint cannot be written ({_reason(error)}); those "
+                "before it are whole; fix it, and the same command resumes from the latest"
+            ) from error
 
 
 def open_manager(
@@ -101,6 +133,7 @@ def save(
     state: Any,
     position: Position,
     metrics: Mapping[str, float] | None = None,
+    window: Mapping[str, Any] | None = None,
 ) -> bool:
     """Starts saving `state` as its own step; waits for the save before, not for this one.
 
@@ -112,6 +145,7 @@ def save(
             on each device (replicated), or numpy.
         position: where in the data the state is.
         metrics: scores of this state, "mAP" among them; None where it was not evaluated.
+        window: what `restore_window` gives back, of what JSON has: sums not yet logged.
 
     Returns:
         Whether a step is being written: False where it is stored already, which adds the metrics.
@@ -141,7 +175,7 @@ def save(
             model=ocp.args.PyTreeSave(unflatten_dict(model, sep="/")),
             training=ocp.args.PyTreeSave(unflatten_dict(training, sep="/")),
             contents=ocp.args.JsonSave(contents),
-            position=ocp.args.JsonSave(asdict(position)),
+            position=ocp.args.JsonSave({**asdict(position), _WINDOW: dict(window or {})}),
         ),
         # Never None: Orbax would warn at every save without an evaluation.
         metrics=scores,
@@ -151,15 +185,66 @@ def save(
 
 
 def describe(directory: Folder) -> list[StoredStep]:
-    """All whole checkpoints in `directory`, by step; empty where there are none."""
-    with _reader(directory) as manager:
-        stored = {step: manager.metrics(step) or {} for step in sorted(manager.all_steps())}
+    """All checkpoints in `directory`, by step; empty where there are none.
+
+    Not whether their tensors are whole: that is `verify`'s to say. Metrics that cannot be read are
+    none. A folder without any part of a checkpoint is none.
+    """
+    names = (path.name for path in numbered(directory) if is_checkpoint(path))
+    stored = {step: read_scores(Path(directory), step) or {} for step in sorted(map(int, names))}
     scored = [step for step, metrics in stored.items() if BEST_METRIC in metrics]
     alike = [s for s in scored if _evaluated(stored[s]) == _evaluated(stored[scored[-1]])]
     # Of equal ones the later, as Orbax keeps it.
     best = max(alike, key=lambda step: (_rank(stored[step]), step), default=None)
     latest = max(stored, default=None)
     return [StoredStep(s, metrics, s == latest, s == best) for s, metrics in stored.items()]
+
+
+def numbered(directory: Folder) -> list[Path]:
+    """What in `directory` has a step's name, a checkpoint or not."""
+    try:
+        return [p for p in Path(directory).iterdir() if re.fullmatch("0|[1-9][0-9]{0,17}", p.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder holds a part of a checkpoint, maybe a damaged one."""
+    return any((path / part).is_dir() for part in _PARTS)
+
+
+def read_scores(directory: Path, step: int) -> dict[str, float] | None:
+    """The metrics of a step; None where their file is missing or broken."""
+    try:
+        found = json.loads(_scores_file(directory, step).read_text())
+        return {str(name): float(value) for name, value in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def write_scores(directory: Path, step: int, metrics: Mapping[str, float]) -> None:
+    """Replaces the metrics of a step."""
+    file = _scores_file(directory, step)
+    file.parent.mkdir(exist_ok=True)
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(dict(metrics)))
+
+
+def _scores_file(directory: Path, step: int) -> Path:
+    return directory / str(step) / "metrics" / "metrics"
+
+
+def verify(directory: Folder, step: int) -> int:
+    """Reads a checkpoint, all of it, against its checksums; returns its number of tensors.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    contents = _read_contents(directory, step)
+    _read_tensors(directory, step, contents)
+    with _damage_reported(directory, step):
+        _read_position(directory, step)
+    return len(contents)
 
 
 def find_step(directory: Folder, which: str | int = "latest") -> int:
@@ -206,10 +291,15 @@ def restore_state(
         raise _misfit(directory, step, findings)
     arrays = _read_tensors(directory, step, contents)
     leaves = [_placed_like(leaf, arrays[name]) for name, leaf in wanted]
-    with _damage_reported(directory, step), _reader(directory) as manager:
-        stored = manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))
-        position = Position(**stored["position"])
+    with _damage_reported(directory, step):
+        position, _ = _read_position(directory, step)
     return jax.tree.unflatten(jax.tree.structure(template), leaves), position
+
+
+def restore_window(directory: Folder, step: int) -> dict[str, Any]:
+    """The `window` that `save` was given; empty of older checkpoints."""
+    with _damage_reported(directory, step):
+        return _read_position(directory, step)[1]
 
 
 def restore_model(
@@ -278,7 +368,6 @@ def _reader(directory: Folder) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         create=False,
         enable_async_checkpointing=False,
-        best_fn=_rank,
         multiprocessing_options=_alone(),
     )
     return ocp.CheckpointManager(os.path.abspath(directory), options=options)
@@ -293,19 +382,26 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 def _add_metrics(manager: ocp.CheckpointManager, step: int, metrics: dict[str, float]) -> None:
     """Gives a stored step, interrupted before its evaluation, the scores it got since."""
     if metrics:
-        file = Path(manager.directory) / str(step) / "metrics" / "metrics"
-        with atomic_write(file) as temporary:
-            temporary.write_text(json.dumps(metrics))
+        write_scores(Path(manager.directory), step, metrics)
     manager.reload()
 
 
+def _read_json(directory: Folder, step: int, part: str) -> Any:
+    return json.loads((Path(directory) / str(step) / part / "metadata").read_bytes())
+
+
 def _read_contents(directory: Folder, step: int) -> dict[str, TensorInfo]:
-    with _damage_reported(directory, step), _reader(directory) as manager:
-        stored = manager.restore(step, args=ocp.args.Composite(contents=ocp.args.JsonRestore()))
+    with _damage_reported(directory, step):
         return {
             name: TensorInfo(tuple(info["shape"]), info["dtype"], info["crc32"])
-            for name, info in stored["contents"].items()
+            for name, info in _read_json(directory, step, "contents").items()
         }
+
+
+def _read_position(directory: Folder, step: int) -> tuple[Position, dict[str, Any]]:
+    stored = dict(_read_json(directory, step, "position"))
+    window = dict(stored.pop(_WINDOW, {}))
+    return Position(**stored), window
 
 
 def _read_tensors(
@@ -339,11 +435,20 @@ def _damage_reported(directory: Folder, step: int) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        what = f"{error or type(error).__name__}".splitlines()[0][:200]
+        what = _reason(error)
         others = [str(entry.step) for entry in describe(directory) if entry.step != step]
         hint = f"name another step: {', '.join(others)}" if others else "no other step is stored"
         where = Path(directory) / str(step)
         raise UserError(f"{where}: damaged checkpoint ({what}); {hint}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The error in a line; the system's words of what it is rather than Orbax's of where."""
+    text = f"{error or type(error).__name__}"
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
+        if os.strerror(number) in text:
+            return os.strerror(number)
+    return text.splitlines()[0][:200]
 
 
 def _misfit(directory: Folder, step: int, findings: Mapping[str, str]) -> UserError:

@@ -2,14 +2,14 @@
 
 metrics.jsonl has one JSON object a line: "step" (training steps done), "time" (seconds since 1970),
 and numbers, or lists of numbers, by name. It is cut back to the step a run resumes from, so that a
-killed and resumed run has everything once.
+killed and resumed run has the lines of one that was not, but for what `TIMES` names.
 """
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,20 +18,22 @@ import numpy as np
 from tqdm import tqdm
 
 from stf_jax.files import atomic_write
+from stf_jax.run.run_log import on_terminal
 
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
-_FLUSH_SECONDS = 1
+# What depends on the clock: the only fields that differ after a kill.
+TIMES = ("time", "frames_per_second", "data_wait")
 _RATES = ("epoch", "frames_per_second", "data_wait")
 
 
 class MetricsLog:
     """Open log of one run; a context manager.
 
-    When `write` returns, its entry is in metrics.jsonl; the event files follow within seconds.
+    When `write` returns, its entry is in metrics.jsonl and the event file.
     Write the entries of a step before saving that step: what is not written when the run is killed
     is not written again.
     """
@@ -49,7 +51,7 @@ class MetricsLog:
 
         Args:
             workdir: folder of the run; files of an earlier start of it are gone on with.
-            resume_step: training steps done; 0 at the start of a run.
+            resume_step: training steps done; 0 at the start of a run, which leaves no entry.
             tensorboard: whether to write event files too, into `workdir`/tensorboard.
             writes: False for a log that touches nothing: another host writes it.
             config: values by dotted key, shown by TensorBoard as text.
@@ -59,14 +61,17 @@ class MetricsLog:
             return
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        cut_back(workdir / METRICS_FILE, resume_step)
+        # A run that has done no step evaluates once more what it evaluates before the first.
+        cut_back(workdir / METRICS_FILE, resume_step or -1)
         self._lines = open(workdir / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115
         self._events = (
             _open_events(workdir / TENSORBOARD_FOLDER, resume_step) if tensorboard else None
         )
         if self._events is not None and config:
             lines = [f"    {key} = {value!r}" for key, value in config.items()]  # Markdown: as code
-            self._events.add_text("config", "\n".join(lines), resume_step)
+            from tensorboardX.summary import text
+
+            _add(self._events, text("config", "\n".join(lines)), resume_step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one entry: `values` are numbers (Python, numpy or jax scalars) or 1-d arrays.
@@ -81,16 +86,19 @@ class MetricsLog:
         self._lines.write(json.dumps(line, allow_nan=False) + "\n")
         self._lines.flush()
         if self._events is not None:
+            from tensorboardX.summary import scalar
+
             for name, value in entry.items():
                 if not isinstance(value, list):
-                    self._events.add_scalar(_tag(name), value, int(step), walltime=now)
+                    _add(self._events, scalar(_tag(name), value), int(step), now)
+            self._events.flush()
 
     def close(self) -> None:
         """Closes the files."""
-        if self._lines is not None:
-            self._lines.close()
-        if self._events is not None:
-            self._events.close()
+        with ExitStack() as stack:  # each, though another one fails
+            for file in (self._lines, self._events):
+                if file is not None:
+                    stack.callback(file.close)
 
     def __enter__(self) -> "MetricsLog":
         """Gives the log itself."""
@@ -132,7 +140,7 @@ def progress_bar(total_steps: int, done: int = 0, *, shown: bool = True) -> tqdm
         unit="step",
         mininterval=0.2,
         dynamic_ncols=True,
-        disable=not (shown and sys.stderr.isatty()),
+        disable=not (shown and on_terminal()),
     )
 
 
@@ -146,17 +154,30 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             yield line, entry
 
 
-def _open_events(folder: Path, resume_step: int) -> "SummaryWriter":
+def _open_events(folder: Path, resume_step: int) -> "EventsWriter":
+    """Writes in this thread, so that a full disk is an error here, and nothing waits for it."""
     # Here, because it imports PyTorch where that is installed, which takes seconds.
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
 
     resumes = any(folder.glob("events.out.tfevents.*"))
-    return SummaryWriter(
-        os.fspath(folder),
-        purge_step=resume_step + 1 if resumes else None,  # hides what earlier files have from it on
-        flush_secs=_FLUSH_SECONDS,
-        filename_suffix=f".{time.time_ns()}",  # another file also within the same second
-    )
+    folder.mkdir(exist_ok=True)
+    # Another file also within the same second.
+    events = EventsWriter(os.fspath(folder / "events"), f".{time.time_ns()}")
+    if resumes:  # hides what earlier files have from this step on
+        step = resume_step + 1 if resume_step else 0
+        events.write_event(_event(step=step, file_version="brain.Event:2"))
+        events.write_event(_event(step=step, session_log={"status": "START"}))
+    return events
+
+
+def _add(events: "EventsWriter", found: Any, step: int, at: float | None = None) -> None:
+    events.write_event(_event(summary=found, step=step, wall_time=at or time.time()))
+
+
+def _event(**fields: Any) -> Any:
+    from tensorboardX.proto import event_pb2
+
+    return getattr(event_pb2, "Event")(**fields)  # noqa: B009 (made when it is imported)
 
 
 def _tag(name: str) -> str:

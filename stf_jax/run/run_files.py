@@ -1,14 +1,15 @@
 """The files next to a run's checkpoints: its config, its label map, and what it was made with.
 
 `config.json`, `labels.json` (person id -> classifier label) and `versions.json` (a list with an
-entry for each start of the run), in the workdir.
+entry for each start of the run: versions, code, devices, data), in the workdir.
 """
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,13 @@ from stf_jax.config import Config, from_json
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("tensorflow", "tensorflow-cpu", "pillow"),  # read the images
+)
+# Keys of a start: those of the code, and those that do not change what is computed.
+_CODE = ("stf_jax", "git", "code")
+_FREE = ("time", "devices", "data")
 CONFIG_FILE, LABELS_FILE, VERSIONS_FILE = "config.json", "labels.json", "versions.json"
 
 
@@ -32,13 +39,14 @@ class RunFiles:
 
     config: dict[str, Any]
     labels: dict[int, int]
-    starts: list[dict[str, str]]  # what `versions` gave at each start, and its `time`
+    starts: list[dict[str, Any]]  # what `versions` gave at each start, its `time` and `data`
 
 
 def write_run_files(
     workdir: str | os.PathLike[str],
     config: Mapping[str, Any],
     labels: Mapping[int, int] | Mapping[np.integer, np.integer],
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the files into `workdir` (made if need be), each atomically.
 
@@ -46,12 +54,14 @@ def write_run_files(
         workdir: folder of the run.
         config: nested mappings of numbers, strings, bools, None and sequences.
         labels: person id -> label 0..K-1 of the classifier; both whole numbers.
+        data: `data_facts.data_facts` by subset.
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     before = read_run_files(workdir)
     now = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **versions()}
-    _write_json(workdir / VERSIONS_FILE, [*(before.starts if before else []), now])
+    about = {} if data is None else {"data": data}
+    _write_json(workdir / VERSIONS_FILE, [*(before.starts if before else []), {**now, **about}])
     _write_json(workdir / LABELS_FILE, {str(int(p)): int(k) for p, k in sorted(labels.items())})
     _write_json(workdir / CONFIG_FILE, _plain(config))  # last: it marks the set as whole
 
@@ -75,6 +85,16 @@ def read_run_files(workdir: str | os.PathLike[str]) -> RunFiles | None:
     # Earlier revisions kept the last start only.
     starts = starts if isinstance(starts, list) else [starts]
     return RunFiles(_read_json(workdir / CONFIG_FILE), by_person, starts)
+
+
+def check_are_there(workdir: Path, others: Sequence[str] = ()) -> None:
+    """Raise UserError where one of the three files, or of `others`, is no longer in `workdir`."""
+    for name in (CONFIG_FILE, LABELS_FILE, VERSIONS_FILE, *others):
+        if not (workdir / name).exists():
+            raise UserError(
+                f"{workdir / name}: was removed during training; start again, in a folder that "
+                "stays"
+            )
 
 
 def run_config(workdir: str | os.PathLike[str]) -> Config:
@@ -102,7 +122,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, this package and those it computes with; git revision; kind of device.
 
     The revision is that of the checkout this package is in, "-dirty" where tracked files are
-    changed; left out where there is none.
+    changed; left out where there is none. `code` is a digest of the package's own files.
     """
     found = {"python": platform.python_version(), "stf_jax": stf_jax.__version__}
     for package in PACKAGES:
@@ -113,10 +133,30 @@ def versions() -> dict[str, str]:
     revision = _git_revision()
     if revision:
         found["git"] = revision
+    found["code"] = _code_digest()
     import jax  # here: whoever only reads a run's config need not wait for it
 
     devices = jax.devices()
     return {**found, "device": devices[0].device_kind, "devices": str(len(devices))}
+
+
+def code_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the code of two starts differs: "git aaa -> bbb"; "" where it does not.
+
+    Both as `versions` gives them. Uncommitted changes count where they are in the package.
+    """
+    changes = []
+    for name in _CODE:
+        was, has = (str(v.get(name, "")).removesuffix("-dirty") for v in (before, now))
+        if was and has and was != has:
+            changes.append(f"{name} {was} -> {has}")
+    return ", ".join(changes)
+
+
+def library_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which versions of Python, libraries and device differ between two starts, as text."""
+    names = [name for name in now if name not in (*_CODE, *_FREE) and name in before]
+    return ", ".join(f"{n} {before[n]} -> {now[n]}" for n in names if before[n] != now[n])
 
 
 def differing_keys(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
@@ -154,6 +194,15 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, dict) and value
         flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return flat
+
+
+def _code_digest() -> str:
+    root = Path(stf_jax.__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        contents = path.read_bytes()
+        digest.update(f"{path.relative_to(root)} {len(contents)}\n".encode() + contents)
+    return digest.hexdigest()[:16]
 
 
 def _git_revision() -> str | None:

@@ -4,6 +4,7 @@ A terminal gets messages and a bar; anything else (a pipe, a scheduler's file) a
 line with the date for each, the progress among them.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import sys
@@ -24,15 +25,43 @@ _NAME = "stf_jax.run"
 _package = logging.getLogger("stf_jax")
 
 
+def on_terminal() -> bool:
+    """Whether standard error is a terminal that is still there."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
+
+
 class _Screen(logging.Handler):
-    """Prints to standard error without tearing a progress bar."""
+    """Prints to standard error without tearing a progress bar; to nobody where it is closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record; a warning only where no other handler of the program does."""
         if record.name != _NAME and logging.getLogger().handlers:
             return
-        tqdm.write(self.format(record), file=sys.stderr)
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            tqdm.write(self.format(record), file=sys.stderr)
+            sys.stderr.flush()
+
+
+class _File(logging.FileHandler):
+    """Writes train.log; what cannot be written is lost, and that is reported once."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """In place of a traceback for each record."""
+        if not self.failed:
+            self.failed = True
+            reason = sys.exc_info()[1]
+            said = f"{self.baseFilename}: cannot be written ({reason}); its lines are lost"
+            _Screen().handle(logging.LogRecord(_NAME, logging.INFO, "", 0, said, None, None))
+
+    def close(self) -> None:
+        """Close the file, whose last lines may be lost, too."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class RunLog:
@@ -51,7 +80,7 @@ class RunLog:
         """Listen; what is said is kept until `open`."""
         if self.writes:
             screen = _Screen()
-            if not sys.stderr.isatty():
+            if not on_terminal():
                 screen.setFormatter(_DATED)
             self._add(screen)
             self._add(self._kept)
@@ -61,7 +90,7 @@ class RunLog:
         """Write to train.log in `workdir` from now on, after what was said before."""
         if not self.writes:
             return
-        file = logging.FileHandler(workdir / LOG_FILE, encoding="utf-8")
+        file = _File(workdir / LOG_FILE, encoding="utf-8")
         file.setFormatter(_DATED)
         self._kept.setTarget(file)
         self._kept.flush()
@@ -99,7 +128,7 @@ class RunLog:
         if first < step < total_steps:
             seconds = (now - since) / (step - first) * (total_steps - step)
             parts.append(f"{tqdm.format_interval(seconds)} left")
-        bar = sys.stderr.isatty()
+        bar = on_terminal()
         lines = [h for h in self._handlers if not (bar and isinstance(h, _Screen))]
         self._tell(", ".join(parts), lines)
 

@@ -19,11 +19,17 @@ _norm = jax.jit(optax.tree.norm)
 class LossWatch:
     """Looks at every step's metrics, a few steps late, so that the devices never wait for it."""
 
-    def __init__(self, last_good: str) -> None:
+    def __init__(self, last_good: str, window: Mapping[str, Any] | None = None) -> None:
+        """`window` is that of an earlier watch, whose steps are in the next means, too."""
         self.pending: deque[tuple[int, Mapping[str, Any]]] = deque()
-        self.sums: dict[str, float] = {}
-        self.count = 0
+        self.sums: dict[str, float] = dict((window or {}).get("sums", {}))
+        self.count = int((window or {}).get("count", 0))
         self.last_good = last_good
+
+    def window(self) -> dict[str, Any]:
+        """What a resumed run needs for the same means: the steps since `drain`, in JSON's types."""
+        self.wait()
+        return {"sums": dict(self.sums), "count": self.count}
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Take the metrics of `step`; raise UserError once its loss or gradient is not finite."""

@@ -3,8 +3,10 @@
 SIGTERM is also how machines that are about to be taken away (preempted) say so.
 """
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 from stf_jax import hosts
@@ -20,6 +22,20 @@ class RunStoppedError(Exception):
     def __init__(self, signal_name: str) -> None:
         super().__init__(signal_name)
         self.status = 128 + signal.Signals[signal_name.split()[0]].value
+
+
+@contextlib.contextmanager
+def outlives_its_terminal() -> Iterator[None]:
+    """Inside, SIGHUP does nothing: a terminal or connection that is closed ends no run."""
+    try:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    except ValueError:  # not the main thread: the caller's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class StopRequest:
@@ -48,7 +64,10 @@ class StopRequest:
         signal.signal(number, self._before[number])
         name = signal.Signals(number).name
         # Not through a stream: the signal may have come in the middle of a write to it.
-        os.write(2, f"\n{name}: stopping after this step; a checkpoint is written first\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(
+                2, f"\n{name}: stopping after this step; a checkpoint is written first\n".encode()
+            )
         if hosts.several():
             os.kill(os.getpid(), signal.SIGTERM)
         else:

@@ -1,0 +1,68 @@
+"""What a run was trained on, in a few numbers, so that other data in its place are noticed."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stf_jax.data.layout.tracklets import TrackletTable
+
+_LOOKED_AT = 100  # images whose contents are read
+_COUNTS = ("tracklets", "frames", "persons")
+_REST = {
+    "names": "other names of images",
+    "structure": "other persons, cameras, lengths or marks of the tracklets",
+    "contents": f"other contents of images (of {_LOOKED_AT} that are compared)",
+}
+
+
+def data_facts(table: TrackletTable, *, files: bool) -> dict[str, int]:
+    """Describe one subset: counts, and CRC-32 of names, of numbers and of some images' bytes.
+
+    With `files`, the images are files in its folder, and every n-th of them, 100 in all, is read;
+    else what is in the images is not looked at.
+    """
+    numbers = (
+        *(table.person_ids, table.cameras, table.tracks),
+        *(table.offsets, table.marks, table.labels),
+    )
+    facts = {
+        "tracklets": table.num_tracklets,
+        "frames": table.num_frames,
+        "persons": len(np.unique(table.person_ids)),
+        "names": zlib.crc32(b"\n".join(table.names.tolist())),
+        "structure": zlib.crc32(b"".join(array.tobytes() for array in numbers)),
+    }
+    if files:
+        rows = np.unique(np.linspace(0, table.num_frames - 1, _LOOKED_AT).astype(int))
+        facts["contents"] = _contents(table, rows.tolist())
+    return facts
+
+
+def _contents(table: TrackletTable, rows: list[int]) -> int:
+    checksum = 0
+    for row in rows if table.num_frames else []:
+        try:
+            contents = (table.image_dir / table.names[row].decode()).read_bytes()
+        except OSError:  # its loss is for the reading of frames to count
+            contents = b""
+        checksum = zlib.crc32(contents, zlib.crc32(len(contents).to_bytes(8, "big"), checksum))
+    return checksum
+
+
+def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say what differs between the facts of two starts, subset by subset; nothing if all agree.
+
+    Both are {subset: facts}. What only one of them knows is not compared.
+    """
+    changes = []
+    for subset in sorted(set(before) & set(now)):
+        was, has = before[subset], now[subset]
+        differing = [name for name in has if name in was and has[name] != was[name]]
+        found = [f"{was[n]:,} -> {has[n]:,} {n}" for n in _COUNTS if n in differing]
+        # Other counts come with all the rest.
+        found = found or [text for name, text in _REST.items() if name in differing]
+        if found:
+            changes.append(f"{subset}: {', '.join(found)}")
+    return changes
