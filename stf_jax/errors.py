@@ -55,9 +55,11 @@ def _lasting_streams() -> Iterator[None]:
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
+        lasting, (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), before
+        for stream, old in zip(lasting, before, strict=True):
             stream.flush()
-        sys.stdout, sys.stderr = before
+            if old is None:
+                stream.close()
 
 
 class _Lasting:

@@ -39,8 +39,9 @@ from stf_jax.models.weights.pretrained import variables_to_torch
 from stf_jax.prepare.__main__ import main as prepare_main
 from stf_jax.prepare.layout import image_name, write_partitions
 from stf_jax.run import checkpoint
-from stf_jax.run.metrics_log import read_metrics
+from stf_jax.run.metrics_log import TIMES, read_metrics
 from stf_jax.run.run_files import read_run_files, run_config
+from stf_jax.run.run_files import versions as run_versions
 from stf_jax.run.tensor_checksums import digest
 from stf_jax.training.batches import training_batches
 from stf_jax.training.stop_request import RunStoppedError
@@ -897,3 +898,90 @@ def test_a_second_run_in_a_workdir_is_refused(layout: Path, tmp_path: Path) -> N
         with pytest.raises(UserError, match="no more of the first one"):
             training.train(tiny_config(layout), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_other_data_or_code_needs_a_word(straight: Path, layout: Path, tmp_path: Path, capsys):
+    workdir, other, config = tmp_path / "run", tmp_path / "set", tiny_config(layout)
+    shutil.copytree(straight, workdir)
+    shutil.copytree(layout, other)
+    training.train(changed(config, {"data.root": str(other)}), workdir)  # the same data
+    for path in (other / "images").iterdir():
+        with Image.open(path) as image:
+            image.rotate(180).save(path)
+    versions = workdir / "versions.json"
+    starts = json.loads(versions.read_text())
+    assert len(starts) == 2
+    assert set(starts[0]["data"]) == {"trainval", "test"}
+    starts[-1] |= {"git": "aaa-dirty", "jax": "0.0.1"}
+    versions.write_text(json.dumps(starts))
+    with pytest.MonkeyPatch.context() as patch:
+        found = {**run_versions(), "git": "bbb"}
+        patch.setattr("stf_jax.run.run_files.versions", lambda: found)
+        turned = changed(config, {"data.root": str(other)})
+        with pytest.raises(UserError) as refused:
+            training.train(turned, workdir)
+        lines = str(refused.value).split("\n")
+        assert [line.split(": ", 2)[1] for line in lines] == [
+            *["the data are others"] * 2,
+            "the code is another",
+        ]
+        assert "trainval: other contents of images" in lines[1]
+        assert ": git aaa -> bbb: " in lines[2]
+        assert all(
+            line.endswith("add --resume-anyway to continue the run all the same") for line in lines
+        )
+        assert json.loads(versions.read_text()) == starts
+        capsys.readouterr()
+        training.train(turned, workdir, resume_anyway=True)
+        printed = capsys.readouterr().err
+        assert printed.count(": resumed anyway") == 3
+        assert f"note: jax 0.0.1 -> {found['jax']}: what follows may differ" in printed
+        assert len(json.loads(versions.read_text())) == 3
+        training.train(turned, workdir)  # accepted once is accepted
+
+
+def test_a_damaged_latest_checkpoint_is_passed_over(
+    straight: Path, layout: Path, tmp_path: Path, capsys
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    (workdir / "checkpoints" / "6" / "contents" / "metadata").write_text("")
+    with open(workdir / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 9, "loss": 1.0}\n')
+    training.train(tiny_config(layout), workdir)
+    printed = capsys.readouterr().err
+    assert "training resumes from step 4 and repeats 2 steps" in printed
+    for ours, theirs in zip(final_params(workdir), final_params(straight), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    lines = [
+        [{k: v for k, v in e.items() if k not in TIMES} for e in read_metrics(w / "metrics.jsonl")]
+        for w in (workdir, straight)
+    ]
+    assert lines[0] == lines[1]
+    training.train(tiny_config(layout), workdir, "4")
+    assert (workdir / "set_aside" / "6.2" / "contents" / "metadata").read_text() != ""
+
+
+@pytest.mark.parametrize("how", ["all", "files"])
+def test_a_removed_workdir_ends_the_run(layout: Path, tmp_path: Path, how: str) -> None:
+    """`rm -r run`, or `rm -r run/*`, which leaves what is hidden."""
+    workdir, real = tmp_path / "run", training.training_batches
+
+    def removing(*arguments: Any) -> Any:
+        for number, entry in enumerate(real(*arguments)):
+            if number == 3:
+                for path in workdir.iterdir():
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    elif how == "all" or not path.name.startswith("."):
+                        path.unlink()
+                if how == "all":
+                    workdir.rmdir()
+            yield entry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "training_batches", removing)
+        match = "run: was removed or replaced" if how == "all" else "was removed during training"
+        with pytest.raises(UserError, match=match):
+            training.train(tiny_config(layout), workdir)
+    assert not (workdir / "checkpoints" / "6").exists()

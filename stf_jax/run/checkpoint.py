@@ -363,14 +363,11 @@ def _placed_like(leaf: Any, array: np.ndarray) -> Any:
     return jax.device_put(array, leaf.sharding) if isinstance(leaf, jax.Array) else array
 
 
-def _reader(directory: Folder) -> ocp.CheckpointManager:
-    """Manager that changes nothing, so that it may look into a folder a run is writing to."""
-    options = ocp.CheckpointManagerOptions(
-        create=False,
-        enable_async_checkpointing=False,
-        multiprocessing_options=_alone(),
-    )
-    return ocp.CheckpointManager(os.path.abspath(directory), options=options)
+def _restore(directory: Folder, step: int, args: ocp.args.Composite) -> Any:
+    """Orbax's, without a manager: it would read the metrics of every step, whole or not."""
+    handler = ocp.CompositeCheckpointHandler()
+    with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as checkpointer:
+        return checkpointer.restore(Path(os.path.abspath(directory)) / str(step), args=args)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -417,8 +414,8 @@ def _read_tensors(
         for item, restore_args in items.items()
     }
     arrays: dict[str, Any] = {}
-    with _damage_reported(directory, step), _reader(directory) as manager:
-        restored = manager.restore(step, args=ocp.args.Composite(**args))
+    with _damage_reported(directory, step):
+        restored = _restore(directory, step, ocp.args.Composite(**args))
         for item in items:
             arrays |= flatten_dict(restored[item], sep="/")
         changed = [name for name, info in contents.items() if tensor_info(arrays[name]) != info]
