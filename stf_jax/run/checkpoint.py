@@ -7,10 +7,13 @@ and renames it when it is whole, so that a killed run leaves whole steps only.
 """
 
 import errno
+import functools
 import json
+import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -109,6 +112,7 @@ def open_manager(
     writes, and none waits.
     """
     os.makedirs(directory, exist_ok=True)
+    _silence_orbax()
     policies = ocp.checkpoint_managers
 
     def rank(metrics: Mapping[str, float]) -> float:
@@ -126,6 +130,25 @@ def open_manager(
             multiprocessing_options=_alone(),
         ),
     )
+
+
+@functools.cache
+def _silence_orbax() -> None:
+    """No tracebacks of a save that fails, to a full disk: what it raises is reported in a line.
+
+    Orbax logs each error and raises it; the writes it had begun then call an event loop that is
+    closed, in threads of their own.
+    """
+    logging.getLogger("absl").addFilter(
+        lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
+    )
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def save(

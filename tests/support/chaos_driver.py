@@ -94,7 +94,10 @@ def child(prepare: Prepare, folder: Path, workdir: Path, **more: Any) -> tuple[i
     def run() -> int:
         prepare()
         argv = command(folder, workdir, more)
-        return main.main(argv) or main.main(["--mode", "evaluate", "--workdir", str(workdir)])
+        status = main.main(argv) or main.main(["--mode", "evaluate", "--workdir", str(workdir)])
+        if status == 0:
+            workdir.with_suffix(".json").write_text(json.dumps(contents(workdir)))
+        return status
 
     return forked(run)
 
@@ -149,19 +152,12 @@ def kill_within(module: Any, name: str, call: int, seconds: float) -> None:
 
 
 def result(workdir: Path) -> dict[str, Any]:
-    """What has to be the same, bit for bit."""
-    file = workdir.with_suffix(".json")
-
-    def write() -> int:
-        file.write_text(json.dumps(contents(workdir)))
-        return 0
-
-    status, printed, _ = forked(write)
-    assert status == 0, printed
-    return json.loads(file.read_text())
+    """What the last child has found there."""
+    return json.loads(workdir.with_suffix(".json").read_text())
 
 
 def contents(workdir: Path) -> dict[str, Any]:
+    """What has to be the same, bit for bit."""
     folder, found = workdir / "checkpoints", {}
     for entry in checkpoint.describe(folder):
         checkpoint.verify(folder, entry.step)
@@ -198,18 +194,24 @@ def straight(folder: Path) -> tuple[dict[str, Any], float]:
     return first, seconds
 
 
-def killed(folder: Path, kills: int, seed: int) -> None:
-    """Runs with up to six kills each, at moments that are drawn; each ends as the straight one."""
+def killed_and_filled(folder: Path, kills: int, seed: int) -> None:
+    """Both against one uninterrupted run."""
     expected, seconds = straight(folder)
+    killed(folder, expected, seconds, kills, seed)
+    filled(folder, expected)
+
+
+def killed(folder: Path, expected: dict[str, Any], seconds: float, kills: int, seed: int) -> None:
+    """Runs with up to six kills each, at moments that are drawn; each ends as the straight one."""
     rng, done, number = random.Random(seed), 0, 0
     places: dict[str, int] = {}
     while done < kills:
         number += 1
         workdir = folder / "killed"
         shutil.rmtree(workdir, ignore_errors=True)
-        for _ in range(min(6, kills - done)):
-            where = rng.choice(["anywhere", "checkpoint", "checkpoint", "evaluation", "report"])
-            call, delay = rng.randint(1, 8), rng.choice([0, rng.uniform(0, 0.05)])
+        for left in reversed(range(min(6, kills - done))):  # the last one when all is trained
+            where = rng.choice(["anywhere", "checkpoint", "evaluation"]) if left else "report"
+            call, delay = rng.randint(1, 3), rng.choice([0, rng.uniform(0, 0.05)])
 
             def prepare(where: str = where, call: int = call, delay: float = delay) -> None:
                 if where == "anywhere":
@@ -217,7 +219,7 @@ def killed(folder: Path, kills: int, seed: int) -> None:
                 elif where == "checkpoint":
                     kill_within(checkpoint.ocp.CheckpointManager, "save", call, delay)
                 elif where == "evaluation":
-                    kill_within(train, "validate", 1 + call % 3, delay)
+                    kill_within(train, "validate", call, delay)
                 else:
                     kill_within(evaluate, "write_run_report", 1, delay)
 
@@ -226,10 +228,12 @@ def killed(folder: Path, kills: int, seed: int) -> None:
             print(*at, status, f"{took:.1f} s of {seconds:.1f}", file=sys.stderr, flush=True)
             assert status in (0, -signal.SIGKILL), (at, status, printed)
             assert "Traceback" not in printed, (at, printed)
-            if status:
-                done, places[where] = done + 1, places.get(where, 0) + 1
-        status, printed, _ = child(lambda: None, folder, workdir)
-        assert status == 0, (number, printed)
+            if status == 0:  # it has ended before it came there
+                break
+            done, places[where] = done + 1, places.get(where, 0) + 1
+        else:
+            status, printed, _ = child(lambda: None, folder, workdir)
+            assert status == 0, (number, printed)
         assert "damaged" not in printed, (number, printed)
         assert_same(result(workdir), expected, number)
         assert not list(workdir.glob(".*.lock"))
@@ -254,18 +258,15 @@ def fill_at(step: int) -> Prepare:
     return prepare
 
 
-def check_all(workdir: Path) -> int:
-    """Whether every checkpoint is whole."""
-    for entry in checkpoint.describe(workdir / "checkpoints"):
-        checkpoint.verify(workdir / "checkpoints", entry.step)
-    return 0
-
-
-def filled(folder: Path) -> None:
+def filled(folder: Path, expected: dict[str, Any]) -> None:
     """The disk is full from each tenth of the run on: a line, and what was whole stays whole."""
-    expected, _ = straight(folder)
+    workdir = folder / "filled"
+
+    def all_are_whole() -> None:
+        for entry in checkpoint.describe(workdir / "checkpoints"):
+            checkpoint.verify(workdir / "checkpoints", entry.step)
+
     for tenth in range(10):
-        workdir = folder / "filled"
         shutil.rmtree(workdir, ignore_errors=True)
         step = tenth * STEPS // 10
         status, printed, _ = child(fill_at(step), folder, workdir)
@@ -275,10 +276,8 @@ def filled(folder: Path) -> None:
         assert "File too large" in lines[0], (tenth, lines)
         assert "Traceback" not in printed, (tenth, printed)
         steps = [entry.step for entry in checkpoint.describe(workdir / "checkpoints")]
-        status, printed, _ = forked(lambda: check_all(folder / "filled"))
-        assert status == 0, (tenth, printed)
-        assert step == 0 or max(steps) >= step - 1, (tenth, steps)
-        status, printed, _ = child(lambda: None, folder, workdir)
+        assert max(steps, default=0) >= step - 1, (tenth, steps)
+        status, printed, _ = child(all_are_whole, folder, workdir)
         assert status == 0, (tenth, printed)
         assert_same(result(workdir), expected, tenth)
     print(json.dumps({"filled": 10}))
@@ -325,4 +324,4 @@ def soak(folder: Path, epochs: int) -> None:
 if __name__ == "__main__":
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     mode, where, *rest = sys.argv[1:]
-    {"killed": killed, "filled": filled, "soak": soak}[mode](Path(where), *map(int, rest))
+    {"killed": killed_and_filled, "soak": soak}[mode](Path(where), *map(int, rest))
