@@ -8,7 +8,6 @@ higher the last run's mAP is than the others'.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from stf_jax.evaluation.features.feature_files import read_features
 from stf_jax.evaluation.pages.cmc_plot import plot_cmc
 from stf_jax.evaluation.scores import format_table, make_scores, write_scores
 from stf_jax.evaluation.scoring import rank_table
+from stf_jax.reading.limits import read_json
 from stf_jax.run.metrics_log import read_metrics
 
 # Options of `rank_table`; a row of scores.json lacks what is off.
@@ -46,7 +46,7 @@ def scored_rows(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: not found; expected an evaluated run (--mode evaluate)")
     try:
-        return json.loads(path.read_text())["rows"]
+        return dict(read_json(path)["rows"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a run's scores; evaluate it (--mode evaluate)") from error
 

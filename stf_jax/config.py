@@ -381,8 +381,8 @@ def load_config(path: str | Path) -> Config:
         raise UserError(f"{path}: {error}; return changed(config, {{KEY: VALUE}})") from error
     except UserError as error:
         raise UserError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from error
-    except (AttributeError, ImportError, KeyError, SyntaxError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # it is a program, and can have any mistake
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{path}: {reason}; the keys and their types are in configs/mars.py"
         ) from error
@@ -400,7 +400,13 @@ def _findings(config: Config) -> list[str]:
         if not any(name.startswith(f"{section}.") for name in wrong):
             misfits = getattr(config, section).misfits()
             wrong |= {f"{section}.{name}": expected for name, expected in misfits.items()}
-    return [f"config.{n} is {values[n]!r}: expected {expected}" for n, expected in wrong.items()]
+    return [f"config.{n} is {_shown(values[n])}: expected {what}" for n, what in wrong.items()]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "a number beyond 64 bits"
+    return f"{value!r:.200}"
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

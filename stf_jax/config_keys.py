@@ -59,11 +59,11 @@ def among(v: Any, values: tuple[Any, ...]) -> bool:
 
 
 def within(v: Any, low: float, high: float = inf, kind: Any = (int, float)) -> bool:
-    """Whether `v` is a tuple of finite numbers of a range; True and False are not numbers."""
+    """Whether `v` is a tuple of finite numbers of a range, of 64 bits; bools are not numbers."""
     if not isinstance(v, tuple):
         return False
     numbers = all(isinstance(x, kind) and not isinstance(x, bool) for x in v)
-    return numbers and all(low <= x <= high and x < inf for x in v)
+    return numbers and all(low <= x <= high and x < (2**63 if type(x) is int else inf) for x in v)
 
 
 def rising(v: tuple[float, ...]) -> bool:

@@ -30,6 +30,7 @@ from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan
 from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.files import atomic_write
+from stf_jax.reading.limits import read_json
 
 BLOCK = 256  # frames at most that share a checksum
 _PARTIAL, _PROGRESS = "frames.part", "decoding.json"
@@ -164,7 +165,7 @@ def _claim(output: Path, receipt: Mapping[str, Any]) -> _Progress | None:
     output.mkdir(parents=True, exist_ok=True)
     if (output / ABOUT).exists():
         about = read_about(output)
-        names = read_array(output / NAMES)
+        names = read_array(output / NAMES, "S")
         shape = [len(names), about["height"], about["width"], 3]
         images = zlib.crc32(names.tobytes())
         found = {"images": images, "shape": shape, "pad_ratio": about["pad_ratio"]}
@@ -174,10 +175,10 @@ def _claim(output: Path, receipt: Mapping[str, Any]) -> _Progress | None:
     path = output / _PROGRESS
     if path.exists():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(path)
             if before.pop("receipt") == receipt:
                 return _Progress(receipt, **before)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, OSError, TypeError, ValueError):
             pass
         raise UserError(f"{output}: was begun with other images or options; give a new folder")
     if any(output.iterdir()):

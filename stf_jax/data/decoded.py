@@ -9,7 +9,6 @@ for bit. In it are partitions files as in the layout, and
   and `crc32` of the frames before each of `ends` and after the one before it.
 """
 
-import json
 import os
 import zlib
 from collections import deque
@@ -31,6 +30,8 @@ from stf_jax.data.packed_steps import PlannedImages, packed_steps, planned_share
 from stf_jax.data.pictures import png_file
 from stf_jax.data.sampling import Plan
 from stf_jax.errors import UserError
+from stf_jax.reading.arrays import read_npy
+from stf_jax.reading.limits import read_json
 
 FRAMES, NAMES, ABOUT = "frames.npy", "names.npy", "decoded.json"
 _BLOCK = 16  # frames that a thread copies at a time
@@ -58,9 +59,9 @@ def open_decoded(folder: str | os.PathLike[str], table: TrackletTable) -> Decode
     """
     folder = Path(folder)
     about = read_about(folder)
-    frames, names = read_array(folder / FRAMES, mmap_mode="r"), read_array(folder / NAMES)
-    expected = (len(names), about["height"], about["width"], 3)
-    if frames.dtype != np.uint8 or frames.shape != expected or names.dtype.kind != "S":
+    frames, names = read_array(folder / FRAMES, "u", mapped=True), read_array(folder / NAMES, "S")
+    expected = (names.size, about["height"], about["width"], 3)
+    if frames.dtype != np.uint8 or frames.shape != expected or names.ndim != 1 or not len(names):
         raise UserError(
             f"{folder / FRAMES}: holds {frames.dtype} {frames.shape}; expected uint8 {expected}; "
             "decode it again"
@@ -80,15 +81,23 @@ def open_decoded(folder: str | os.PathLike[str], table: TrackletTable) -> Decode
 def read_about(folder: Path) -> dict[str, Any]:
     """Returns what `decoded.json` of `folder` holds; raises UserError where there is no such."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        whole = {"height", "width", "pad_ratio", "lost", "ends", "crc32"} <= set(about)
-    except (OSError, ValueError, TypeError) as error:
+        about = read_json(folder / ABOUT)
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{folder / ABOUT}: cannot be read ({getattr(error, 'strerror', error)}); expected a "
             "folder that `python -m stf_jax.data.decode` has finished"
         ) from None
-    if not whole:
+    kinds = {"height": int, "width": int, "pad_ratio": (int, float), "lost": dict}
+    kinds |= {"ends": list, "crc32": list}
+    if not isinstance(about, dict) or not all(
+        isinstance(about.get(name), kind) for name, kind in kinds.items()
+    ):
         raise UserError(f"{folder / ABOUT}: is another program's; decode into a new folder")
+    whole = [*about["ends"], *about["crc32"]]
+    if not all(isinstance(number, int) for number in whole) or not all(
+        isinstance(reason, str) for reason in about["lost"].values()
+    ):
+        raise UserError(f"{folder / ABOUT}: is damaged; decode into a new folder")
     return about
 
 
@@ -161,7 +170,7 @@ def check(folder: Path) -> int:
     Raises UserError for the first block that differs from what was written.
     """
     about = read_about(folder)
-    frames = read_array(folder / FRAMES, mmap_mode="r")
+    frames = read_array(folder / FRAMES, "u", mapped=True)
     for start, end, expected in zip(
         [0, *about["ends"]], about["ends"], about["crc32"], strict=False
     ):
@@ -173,11 +182,14 @@ def check(folder: Path) -> int:
     return len(frames)
 
 
-def read_array(path: Path, **options: Any) -> np.ndarray:
-    """Returns an array of a decoded folder; raises UserError where it cannot be read."""
+def read_array(path: Path, kinds: str, *, mapped: bool = False) -> np.ndarray:
+    """Returns an array of a decoded folder; raises UserError where it cannot be read.
+
+    `kinds` of dtypes are read, into memory or `mapped`.
+    """
     try:
-        return np.load(path, **options)
-    except (OSError, ValueError, EOFError) as error:
+        return read_npy(path, kinds, mapped=mapped)
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); expected what `python -m stf_jax.data.decode` "
             "wrote; decode again into a new folder"

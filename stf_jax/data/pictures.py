@@ -7,6 +7,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 MAX_PIXELS = 80_000_000  # larger ones are refused: a small file can ask for all memory
+# Pillow would run Ghostscript on PostScript.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,7 +30,7 @@ def read_picture(
     """Return the picture in mode RGB: alpha is dropped, 16 bits keep their upper 8.
 
     Args:
-        file: of any format that Pillow reads; the contents count, not the name.
+        file: of a format in `FORMATS`; the contents count, not the name.
         upright: turn it as its EXIF orientation says, as OpenCV and viewers do. Images of a layout
             are read as they are stored, which is what training does.
         enough: width and height; a larger JPEG may be decoded at a fraction down to these.
@@ -37,7 +39,7 @@ def read_picture(
         PictureError: missing, damaged, too large, or of values whose range is unknown.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise PictureError(
                     f"{image.width}x{image.height} pixels; expected {MAX_PIXELS // 10**6} million "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stf_jax.errors import UserError
 from stf_jax.files import TEMPORARY_SUFFIX, atomic_write
+from stf_jax.reading.limits import read_json
 
 
 @contextlib.contextmanager
@@ -50,8 +51,8 @@ def claim_output(root: Path, receipt: Mapping[str, object]) -> tuple[Path, set[s
     interrupted = f"{path.name}.*{TEMPORARY_SUFFIX}"
     if root.exists() and any(not child.match(interrupted) for child in root.iterdir()):
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            before = dict(read_json(path))
+        except (OSError, TypeError, ValueError):
             raise UserError(
                 f"{root}: is not empty and was not begun by this command; give a new folder"
             ) from None

@@ -15,7 +15,6 @@ Run again after an interruption, the same command resumes where it stopped.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from stf_jax.errors import UserError
@@ -23,6 +22,7 @@ from stf_jax.prepare.placing import add_placing_arguments
 from stf_jax.prepare.published.official_counts import PRID2011
 from stf_jax.prepare.published.source_tracklets import SourceTracklet
 from stf_jax.prepare.published.two_cameras import Split, check_people, read_people, write_splits
+from stf_jax.reading.limits import read_json
 
 SPLITS_FILE = Path(__file__).with_name("published") / "prid2011_splits.json"
 
@@ -41,7 +41,7 @@ def read_splits(path: Path) -> list[Split]:
         UserError: anything else, or a person in both halves.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         splits = [
             Split(
                 *(
@@ -53,7 +53,7 @@ def read_splits(path: Path) -> list[Split]:
         ]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise UserError(
             f"{path}: holds no splits; expected JSON such as "
             '[{"train": ["person_0001"], "test": ["person_0002"]}]'

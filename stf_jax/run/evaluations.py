@@ -1,6 +1,5 @@
 """Where a run's evaluations are kept: each in its own folder, so that none replaces another."""
 
-import json
 import os
 import re
 import zlib
@@ -9,6 +8,7 @@ from typing import Any
 
 from stf_jax.config import Config, flat_values
 from stf_jax.errors import UserError
+from stf_jax.reading.limits import read_json
 from stf_jax.run.checkpoint import find_step
 from stf_jax.run.restore import default_checkpoint
 from stf_jax.run.run_files import read_run_files, run_config
@@ -71,6 +71,6 @@ def _scored_by(config: Config) -> dict[str, Any]:
 
 def _data_of(folder: Path) -> str | None:
     try:
-        return str(json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))["data"])
+        return str(read_json(folder / SCORES_FILE)["data"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -38,6 +38,8 @@ class Findings:
 def shown(value: object) -> str:
     """A value for a message: one line, at most 80 characters."""
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+    if isinstance(text, int) and abs(text) >= 2**64:
+        return "a number beyond 64 bits"  # Python refuses to spell long ones
     line = repr(text) if isinstance(text, str | int | float) else f"a {type(value).__name__}"
     return line if len(line) <= 80 else f"{line[:77]}..."
 

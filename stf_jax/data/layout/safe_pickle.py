@@ -4,13 +4,9 @@ A pickle may name any importable function and have it called. Here every name is
 short table instead, and whatever is not in the table is refused by that name. Numpy's own
 constructors are replaced too: arrays are rebuilt from their raw bytes for plain element types,
 because numpy's would trust a forged element description.
-
-The interpreter's pure-Python unpickler is used: the C one allocates as much memory as a corrupt
-file asks for. Reading 1.2 million names takes it one to two seconds.
 """
 
 import codecs
-import io
 import math
 import os
 import pickle
@@ -21,12 +17,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stf_jax.errors import UserError
+from stf_jax.reading.limits import MIB, read_bytes
+from stf_jax.reading.plain_pickle import (
+    PlainUnpickler,
+    RefusedError,
+    checked_keys,
+    plain_dict,
+)
+
+MOST = 256 * MIB  # of a file: 3 million images take 80 MiB
 
 _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[SUa][0-9]{1,4}|O[48]?")
-
-
-class _RefusedError(Exception):
-    """Something a partitions file has no business holding; the message names it."""
 
 
 def _line(text: str) -> str:
@@ -40,14 +41,15 @@ class _Dtype:
     def __init__(self, spec: object, *_: object) -> None:
         text = spec.decode("latin-1") if isinstance(spec, bytes) else spec
         if not isinstance(text, str) or not _PLAIN_DTYPE.fullmatch(text):
-            raise _RefusedError(f"a numpy array with elements of type {text!r:.40}")
+            what = f"{text!r:.40}" if isinstance(text, str) else f"a {type(text).__name__}"
+            raise RefusedError(f"a numpy array with elements of type {what}")
         self.spec = text.replace("a", "S")
         self.order = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, order, subarray, fields, offsets, *_ = state
         if subarray is not None or fields is not None or offsets is not None:
-            raise _RefusedError("a numpy array of records")
+            raise RefusedError("a numpy array of records")
         self.order = {"<": "<", ">": ">", b"<": "<", b">": ">"}.get(order, "=")
 
     def items(self, raw: Any) -> list[Any]:
@@ -67,11 +69,13 @@ class _Array(list[Any]):
         self.fill(shape, dtype, raw)
 
     def fill(self, shape: tuple[int, ...], dtype: _Dtype, raw: Any) -> None:
+        if not all(isinstance(size, int) for size in shape):
+            raise ValueError("array of no possible shape")
         if sum(size != 1 for size in shape) > 1:
-            raise _RefusedError(f"a numpy array of shape {shape!r:.40}, not one-dimensional")
+            raise RefusedError(f"a numpy array of shape {shape!r:.40}, not one-dimensional")
         self[:] = dtype.items(raw)
         if len(self) != math.prod(shape):
-            raise ValueError(f"array of shape {shape} with {len(self)} elements")
+            raise ValueError(f"array of shape {shape!r:.40} with {len(self)} elements")
 
 
 def _reconstruct(*_: object) -> _Array:
@@ -94,7 +98,7 @@ def _scalar(dtype: _Dtype, raw: Any) -> Any:
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """How protocols 0 to 2 spell bytes."""
     if codecs.lookup(encoding).name != "iso8859-1":
-        raise _RefusedError(f"text in the encoding {encoding!r:.40}")
+        raise RefusedError(f"text in the encoding {encoding!r:.40}")
     return text.encode("latin-1")
 
 
@@ -104,28 +108,42 @@ def _bytes(value: str | bytes = b"", encoding: str = "latin1") -> bytes:
 
 def _defaultdict(factory: object = None, *items: Any) -> dict[Any, Any]:
     del factory
-    return dict(*items)
+    return plain_dict(*items)
+
+
+def _set(items: Any = ()) -> set[Any]:
+    return set(checked_keys(items))
+
+
+def _frozenset(items: Any = ()) -> frozenset[Any]:
+    return frozenset(checked_keys(items))
+
+
+def _str(value: str = "") -> str:
+    if not isinstance(value, str):  # that of a shared list can have any length
+        raise RefusedError(f"a {type(value).__name__} turned into text")
+    return value
 
 
 _PLAIN_TYPES = {
     "list": list,
     "tuple": tuple,
-    "dict": dict,
-    "set": set,
-    "frozenset": frozenset,
+    "dict": plain_dict,
+    "set": _set,
+    "frozenset": _frozenset,
     "bool": bool,
     "int": int,
     "long": int,
     "float": float,
-    "str": str,
-    "unicode": str,
+    "str": _str,
+    "unicode": _str,
     "bytes": _bytes,
     "bytearray": _bytes,
 }
 
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): dict,
+    ("collections", "OrderedDict"): plain_dict,
     ("collections", "defaultdict"): _defaultdict,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
@@ -138,33 +156,18 @@ for _module in ("numpy.core", "numpy._core"):  # before and since numpy 2
     _ADMITTED[f"{_module}.numeric", "_frombuffer"] = _frombuffer
 
 
-class _WholeLines(io.BufferedReader):
-    """Tells a name cut off at the end of a truncated file from a shorter name."""
-
-    def readline(self, size: int | None = -1) -> bytes:
-        line = super().readline(size)
-        if not line.endswith(b"\n"):
-            raise EOFError("cut off within a line")
-        return line
-
-
-class _Unpickler(pickle._Unpickler):
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise _RefusedError(_line(f"{module}.{name}")) from None
+class _Unpickler(PlainUnpickler):
+    dispatch: ClassVar[dict[int, Any]] = dict(PlainUnpickler.dispatch)
 
     def load_build(self) -> None:
         """Sets state on arrays and element types alone: never on an admitted function or class."""
-        state = self.stack.pop()  # type: ignore[attr-defined]
-        target = self.stack[-1]  # type: ignore[attr-defined]
+        state = self.stack.pop()
+        target = self.stack[-1]
         if isinstance(target, _Array | _Dtype):
+            self.count_copied(state)
             target.__setstate__(state)
         elif state:
-            raise _RefusedError(f"attributes set on a {type(target).__name__}")
+            raise RefusedError(f"attributes set on a {type(target).__name__}")
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -176,17 +179,17 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     ordered and default dicts as dicts, and the byte strings of Python 2 as latin-1 text.
 
     Raises:
-        UserError: the file cannot be read, is not a complete pickle, or holds anything but plain
-            containers, numbers, strings and one-dimensional numpy arrays of these.
+        UserError: the file cannot be read, is not a complete pickle, holds anything but plain
+            containers, numbers, strings and one-dimensional numpy arrays of these, or more of them
+            than a file of its size may (see `stf_jax.reading.plain_pickle`).
     """
     path = Path(path)
     try:
-        with _WholeLines(io.FileIO(path)) as file:
-            return _Unpickler(file, encoding="latin-1").load()
-    except _RefusedError as error:
+        return _Unpickler(read_bytes(path, MOST), "latin-1", _ADMITTED).load()
+    except RefusedError as error:
         raise UserError(
-            f"{path}: holds {error}; only plain containers, numbers, strings and numpy arrays "
-            "are read, because a pickle can run programs; write the file again with lists"
+            f"{path}: holds {_line(str(error))}; only plain containers, numbers, strings and numpy "
+            "arrays are read, because a pickle can run programs; write the file again with lists"
         ) from None
     except OSError as error:
         raise UserError(

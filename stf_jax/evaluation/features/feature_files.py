@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +11,43 @@ from jaxtyping import Float32, Int8, Int64
 
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError
+from stf_jax.evaluation.distances import METRICS
 from stf_jax.evaluation.features.origin import FeatureOrigin
 from stf_jax.files import atomic_write
+from stf_jax.reading.arrays import read_npz
+from stf_jax.reading.limits import parse_json
 
 UNKNOWN_ID = -1
 
 _WEIGHTS = ("frame_weights", "intra_weights", "inter_weights")
 _OF_TRACKLETS = ("features", "person_ids", "cameras", "tracks", "marks", "titles", "num_frames")
 _OF_FRAMES = ("names", *_WEIGHTS)
+_MOST = 1e6  # of a number of a feature, which is of unit length, and of a weight
+_DTYPES: dict[str, type[np.generic]] = {
+    **dict.fromkeys(("features", *_WEIGHTS), np.float32),
+    **dict.fromkeys(("person_ids", "cameras", "tracks", "num_frames", "offsets"), np.int64),
+    "sources": np.int64,
+    "marks": np.int8,
+}
+# What a file holds: kinds of dtype, dimensions (one letter each: n tracklets, m = n + 1, f frames,
+# d numbers a feature, 3), and the least and greatest value; fields of the origin have no dimension.
+_HELD: dict[str, tuple[str, str, float, float]] = {
+    "features": ("f", "nd", -_MOST, _MOST),
+    **dict.fromkeys(("person_ids", "cameras", "tracks"), ("iu", "n", -(2**63), 2**63 - 1)),
+    "marks": ("iu", "n", -1, 2),
+    "titles": ("U", "n", 0, 0),
+    "num_frames": ("iu", "n", 0, 2**31),
+    "offsets": ("iu", "m", 0, 2**31),
+    "names": ("S", "f", 0, 0),
+    **dict.fromkeys(_WEIGHTS, ("f", "f", 0, _MOST)),
+    "sources": ("iu", "n3", -1, 2**63 - 1),
+    **dict.fromkeys(("image_dir", "weights_digest"), ("U", "", 0, 0)),
+    "step": ("iu", "", 0, 2**63 - 1),
+    "metric": ("U", "", 0, 0),
+    "flip": ("b", "", 0, 1),
+    "chunk": ("iu", "", 1, 2**31),
+    **dict.fromkeys(("chunk_weighting", "settings"), ("U", "", 0, 0)),
+}
 
 
 @dataclass(frozen=True)
@@ -126,45 +156,88 @@ def read_features(path: Path) -> FeatureSet:
     """Read what `write_features` wrote.
 
     Raises:
-        UserError: no such file, not such a file, or arrays whose lengths do not fit together.
+        UserError: no such file, not such a file, arrays of other kinds or dimensions, values that
+            cannot be, or lengths that do not fit together.
     """
-    of_origin = [field.name for field in dataclasses.fields(FeatureOrigin)]
-    fields = [field.name for field in dataclasses.fields(FeatureSet)]
-    wanted = [name for name in fields if name not in ("origin", "sources")]
     hint = "write it with --mode evaluate or --mode embed"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected features; {hint}")
     try:
-        # Opened here: of a broken file numpy would leave its own handle open.
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            missing = [name for name in (*wanted, *of_origin) if name not in file]
-            if missing:
-                raise UserError(f"{path}: lacks {', '.join(missing)}; {hint}")
-            values = {name: file[name] for name in wanted}
-            # Files of earlier revisions lack it.
-            if "sources" in file and (file["sources"][..., :1] >= 0).any():
-                values["sources"] = file["sources"]
-            origin = FeatureOrigin(**{name: file[name].item() for name in of_origin})
-    except UserError:
-        raise
-    except Exception as error:  # of zipfile, zlib and numpy: whatever the bytes lead them into
+        values = read_npz(path, kinds="biufUS")
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a complete .npz file ({reason}); {hint}") from error
-    values |= {"image_dir": str(values["image_dir"]), "origin": origin}
-    found = FeatureSet(**values)
-    tracklets, frames = found.num_tracklets, len(found.names)
-    wrong = [name for name in _OF_TRACKLETS if len(getattr(found, name)) != tracklets]
-    wrong += [name for name in _WEIGHTS if len(getattr(found, name)) != frames]
-    if found.sources is not None and found.sources.shape != (tracklets, 3):
-        wrong.append("sources")
-    if len(found.offsets) != tracklets + 1 or found.offsets[-1] != frames:
-        wrong.append("offsets")
+    missing = [name for name in _HELD if name not in values and name != "sources"]
+    if missing:
+        raise UserError(f"{path}: lacks {', '.join(missing)}; {hint}")
+    # Files of earlier revisions lack it.
+    values.setdefault("sources", np.full((len(np.atleast_1d(values["person_ids"])), 3), -1))
+    sizes: dict[str, int] = {}
+    wrong = [
+        f"{name}: {reason}"
+        for name, held in _HELD.items()
+        if (reason := _misfit(values[name], *held, sizes))
+    ]
+    if not wrong:
+        wrong = _misfits(values, sizes)
     if wrong:
+        tracklets, frames = sizes.get("n", 0), sizes.get("f", 0)
         raise UserError(
-            f"{path}: {', '.join(wrong)}: lengths do not fit {tracklets} tracklets of {frames} "
-            f"frames; {hint}"
+            f"{path}: {'; '.join(wrong[:3])}; expected {tracklets} tracklets of {frames} frames as "
+            f"stf_jax writes them; {hint}"
         )
-    return found
+    of_origin = [field.name for field in dataclasses.fields(FeatureOrigin)]
+    origin = FeatureOrigin(**{name: values.pop(name).item() for name in of_origin})
+    fields = [field.name for field in dataclasses.fields(FeatureSet)]
+    found = {name: np.array(values[name], _DTYPES.get(name)) for name in fields if name in values}
+    if (found["sources"][:, 0] < 0).all():
+        del found["sources"]
+    found["image_dir"] = str(values["image_dir"])
+    return FeatureSet(**found, origin=origin)
+
+
+def _misfit(
+    array: np.ndarray, kinds: str, dims: str, low: float, high: float, sizes: dict[str, int]
+) -> str:
+    """Why an array is not what the file should hold; "" where it is. Notes `sizes` by letter."""
+    if array.dtype.kind not in kinds or array.ndim != len(dims):
+        return f"{array.ndim}-dimensional {array.dtype}"
+    for letter, size in zip(dims, array.shape, strict=True):
+        if letter in "nfd":
+            sizes.setdefault(letter, size)
+        expected = {"m": sizes.get("n", 0) + 1, "3": 3}.get(letter, sizes.get(letter))
+        if size != expected:
+            return "lengths do not fit"
+    if array.dtype.kind == "U":
+        native = array.dtype.isnative
+        if not native or (array.reshape(-1, 1).view(np.uint32) > 0x10FFFF).any():
+            return "no text"
+    if array.dtype.kind not in "US":
+        inside = (array >= low) & (array <= high)
+        # The weights of frames left out, and of an attention that is off.
+        if not (inside | np.isnan(array) if dims == "f" else inside).all():
+            return f"has values that are not {low:g} to {high:g}"
+    return ""
+
+
+def _misfits(values: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> list[str]:
+    """What is wrong with values that have to fit each other, or are words and JSON."""
+    offsets = values["offsets"].astype(np.int64)
+    wrong = []
+    if offsets[0] != 0 or offsets[-1] != sizes["f"] or (np.diff(offsets) < 0).any():
+        wrong.append("offsets: do not rise from 0 to the number of frames")
+    if "\0" in str(values["image_dir"]) or (b"\0" in b"".join(values["names"].tolist())):
+        wrong.append("names: hold a zero byte")
+    for name, words in (("metric", METRICS), ("chunk_weighting", ("mean", "frames"))):
+        if str(values[name]) not in words:
+            wrong.append(f"{name}: {str(values[name])!r:.40}, none of {', '.join(words)}")
+    try:
+        is_dict = isinstance(parse_json(str(values["settings"])), dict)
+    except ValueError:
+        is_dict = False
+    if not is_dict:
+        wrong.append("settings: no JSON object")
+    return wrong
 
 
 def tracklet_name(features: FeatureSet, row: int) -> str:

@@ -1,13 +1,16 @@
 """Where tracklets come from: the tracker's own id, and its pieces joined again."""
 
 import csv
+import io
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int64
 
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.errors import UserError
 from stf_jax.evaluation.features.feature_files import FeatureSet
+from stf_jax.reading.limits import read_text
 
 TRACKLETS_FILE = "tracklets.csv"  # of `prepare mot`, beside partitions.pkl
 
@@ -15,19 +18,24 @@ TRACKLETS_FILE = "tracklets.csv"  # of `prepare mot`, beside partitions.pkl
 def read_sources(table: TrackletTable) -> Int64[np.ndarray, "n 3"] | None:
     """The tracker's id, first and last frame of each tracklet, as in its track file.
 
-    None where the layout has no tracklets.csv; -1 for a tracklet that is not in it.
+    None where the layout has no tracklets.csv; -1 for a tracklet that is not in it. Raises
+    UserError for a file that `prepare mot` did not write.
     """
     path = table.image_dir.parent / TRACKLETS_FILE
     if not path.is_file():
         return None
     columns = ("source_id", "first_frame", "last_frame")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = {
-            row["name_prefix"]: [int(row[name]) for name in columns] for row in csv.DictReader(file)
-        }
-    firsts = table.names[table.offsets[:-1]].tolist()
-    found = [rows.get(name.decode().rpartition("_")[0], [-1, -1, -1]) for name in firsts]
-    return np.array(found, np.int64).reshape(-1, 3)
+    try:
+        lines = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        rows = {row["name_prefix"]: [int(row[name]) for name in columns] for row in lines}
+        firsts = table.names[table.offsets[:-1]].tolist()
+        found = [rows.get(name.decode().rpartition("_")[0], [-1, -1, -1]) for name in firsts]
+        return np.array(found, np.int64).reshape(-1, 3)
+    except (OSError, KeyError, OverflowError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); expected what prepare mot wrote: prepare the "
+            "layout again, or remove the file"
+        ) from None
 
 
 def join_pieces(features: FeatureSet) -> FeatureSet:

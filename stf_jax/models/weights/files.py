@@ -6,12 +6,11 @@ before PyTorch 1.6 and no zip archive, by PyTorch's `weights_only`.
 
 import contextlib
 import importlib
-import io
 import logging
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,13 @@ from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
 from stf_jax.models.weights.torch_names import group_of, reference_name
 from stf_jax.models.weights.torch_zip import Storages, StoredTensor, Unread, read_zip
+from stf_jax.reading.arrays import read_npz
 
 _log = logging.getLogger(__name__)
 
 FORMATS = (".safetensors", ".npz", ".pth")
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".th", ".ckpt")
+_LONGEST = 80  # characters of a name in messages
 # Under one of these names a checkpoint keeps the model's state dict, by convention.
 _WRAPPERS = ("state_dict", "state_dicts[0]", "model_state_dict", "model", "net")
 
@@ -120,33 +121,19 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
             if dtype.startswith(("F8", "F6_", "F4")):
                 raise UserError(f"{path}: found {name} as {dtype}, expected plain numbers")
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of its header as much as of the system
         raise UserError(f"{path}: not a readable .safetensors file: {_reason(error)}") from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    found, name = {}, "archive"
     try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                found[name.removesuffix(".npy")] = _npy(archive.read(name))
-    except Exception as error:  # of zip, of its compressions, of headers in Python's syntax
+        return read_npz(path)
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: not a readable .npz file of plain arrays: {name!r}: {_reason(error)}"
+            f"{path}: not a readable .npz file of plain arrays: {_reason(error)}"
         ) from error
-    return found
-
-
-def _npy(content: bytes) -> np.ndarray:
-    """The array of an .npy file; np.load takes memory for any shape, whatever is there."""
-    stream = io.BytesIO(content)
-    first = np.lib.format.read_magic(stream) == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    if dtype.kind not in "biufc":
-        raise ValueError(f"found {dtype}, expected numbers")
-    flat = np.frombuffer(content[stream.tell() :], dtype)
-    return flat.reshape(shape, order="F" if fortran else "C")
 
 
 def _write_npz(path: Path, temporary: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -205,50 +192,57 @@ def _explained(path: Path) -> Iterator[None]:
 def _from_zip(storages: Storages, path: Path, name: str, tensor: StoredTensor) -> np.ndarray:
     try:
         return storages.array(tensor)
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
+    except Exception as error:  # of the archive, too
         raise UserError(
-            f"{path}: found {name} {str(tensor.shape)[:60]} ({_reason(error)}), expected tensors "
-            "stored in full, not sparse, quantised or float8"
+            f"{path}: found {name:.80} {str(tensor.shape)[:60]} ({_reason(error)}), expected "
+            "tensors stored in full, not sparse, quantised or float8"
         ) from error
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Any]:
     """The mapping of names to tensors somewhere in a checkpoint's `content`."""
-    found, seen, parts = {}, set(), [("", content)]
-    for place, part in parts:  # which grows
+    found: dict[str, dict[str, Any]] = {}
+    seen: set[int] = set()
+    parts: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    for names, part in parts:  # which grows
         if id(part) in seen:
             continue
         seen.add(id(part))
         if isinstance(part, dict):
             tensors = {n: t for n, t in part.items() if isinstance(n, str) and _is_tensor(t)}
             if tensors:
-                found[place] = tensors
-            parts += [(f"{place}.{n}".strip("."), t) for n, t in part.items() if isinstance(n, str)]
+                found["".join(name[:_LONGEST] for name in names).strip(".")] = tensors
+            parts += [((*names, f".{n}"), t) for n, t in part.items() if isinstance(n, str)]
         elif isinstance(part, list | tuple):
-            parts += [(f"{place}[{i}]", t) for i, t in enumerate(part)]
+            parts += [((*names, f"[{i}]"), t) for i, t in enumerate(part)]
     if not found:
         items = content.items() if isinstance(content, dict) else ()
-        kinds = [f"{n} ({type(t).__name__})" for n, t in items]
+        kinds = [f"{str(n)[:_LONGEST]} ({type(t).__name__})" for n, t in items]
         raise UserError(
-            f"{path}: found {', '.join(kinds[:8]) or f'a {type(content).__name__}'}, expected "
+            f"{path}: found {_listed(kinds) or f'a {type(content).__name__}'}, expected "
             f"tensors by name, alone or under a name such as {', '.join(_WRAPPERS)}"
         )
     sizes = {p: sum(map(_is_of_model, tensors)) for p, tensors in found.items()}
     if not any(sizes.values()):
         sizes = {p: len(tensors) for p, tensors in found.items()}
-    largest = [p for p in found if sizes[p] == max(sizes.values())]
+    most = max(sizes.values())
+    largest = [p for p in found if sizes[p] == most]
     usual = [p for w in _WRAPPERS for p in largest if p.rpartition(".")[2] == w]
     if len(largest) > 1 and not usual:
         raise UserError(
-            f"{path}: found {sizes[largest[0]]} tensors under each of {', '.join(largest)}, "
+            f"{path}: found {sizes[largest[0]]} tensors under each of {_listed(largest)}, "
             "expected one state dict: save the one to use in a file of its own"
         )
     taken = (usual or largest)[0]
     if others := [p or "the top" for p in found if p != taken and sizes[p]]:
         _log.warning(
-            "%s: tensors read from %s, not from %s", path, taken or "the top", ", ".join(others)
+            "%s: tensors read from %s, not from %s", path, taken or "the top", _listed(others)
         )
     return found[taken]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _is_tensor(value: Any) -> bool:

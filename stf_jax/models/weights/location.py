@@ -27,7 +27,7 @@ def locate_weights(location: str | os.PathLike[str]) -> Path:
     digest = digest.lower()
     if mark and (len(digest) != 64 or set(digest) - set("0123456789abcdef")):
         raise UserError(f"{text}: found digest {digest!r}, expected 64 hexadecimal digits")
-    path = _fetch(source) if source.startswith("hf://") else Path(source).expanduser()
+    path = _fetch(source) if source.startswith("hf://") else _home(source)
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights; correct the path, or fetch it first")
     if digest:
@@ -43,7 +43,15 @@ def locate_weights(location: str | os.PathLike[str]) -> Path:
 
 def weights_folder() -> Path:
     """Folder for files of the hub on a machine without network: `STF_JAX_WEIGHTS` or a cache."""
-    return Path(os.environ.get("STF_JAX_WEIGHTS", "~/.cache/stf_jax/weights")).expanduser()
+    return _home(os.environ.get("STF_JAX_WEIGHTS", "~/.cache/stf_jax/weights"))
+
+
+def _home(path: str) -> Path:
+    """`~` and `~user` replaced by a folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user
+        raise UserError(f"{path}: no such home folder; write the path in full") from None
 
 
 def _fetch(source: str) -> Path:

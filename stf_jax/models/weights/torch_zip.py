@@ -2,19 +2,26 @@
 
 The archive holds a pickle, data.pkl, whose tensors name their numbers by a key, and a file data/KEY
 for each. The pickle may name any function; here each name is looked up in a table of ours, so that
-nothing of it runs. Format: torch/serialization.py and torch/_utils.py of PyTorch 2.
+nothing of it runs (`stf_jax.reading.plain_pickle`). Format: torch/serialization.py and
+torch/_utils.py of PyTorch 2.
 """
 
-import io
 import math
 import os
 import pickle
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
+
+from stf_jax.reading.arrays import check_archive, read_entry
+from stf_jax.reading.limits import MIB
+from stf_jax.reading.plain_pickle import PlainUnpickler, plain_dict
+
+MOST_PICKLED = 64 * MIB  # of data.pkl: names and shapes
+TIMES = 4  # what the tensors may take up in all, and is read for them, for each byte of the file
 
 _DTYPES: dict[str, Any] = {
     "Float": np.float32,
@@ -87,7 +94,7 @@ def _first(tensor: Any, *_: Any) -> Any:
 
 
 _ADMITTED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): dict,
+    ("collections", "OrderedDict"): plain_dict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _other_tensor,
     ("torch._utils", "_rebuild_qtensor"): _quantised,
@@ -110,11 +117,11 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+class _Unpickler(PlainUnpickler):
+    dispatch: ClassVar[dict[int, Any]] = dict(PlainUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
-        found = _ADMITTED.get((module, name))
+        found = self.admitted.get((module, name))
         if found is not None:
             return found
         if module == "torch" and name.endswith("Storage"):
@@ -131,7 +138,7 @@ class _Unpickler(pickle._Unpickler):
 
     def load_build(self) -> None:
         """Attributes are set on nothing: those of a state dict are not needed."""
-        self.stack.pop()  # type: ignore[attr-defined]
+        self.stack.pop()
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -144,24 +151,43 @@ def read_zip(archive: zipfile.ZipFile) -> tuple[Any, "Storages"]:
     entries = archive.infolist()
     if any(e.compress_type for e in entries if "/data/" in e.filename):
         raise ValueError("its data are compressed")
+    size = os.path.getsize(str(archive.filename))
+    check_archive(archive, size + MOST_PICKLED)
     if damaged := archive.testzip():
         raise ValueError(f"{damaged} is damaged")
-    (pickled,) = (e.filename for e in entries if e.filename.endswith("/data.pkl"))
-    root = pickled.removesuffix("data.pkl")
-    names = {e.filename for e in entries}
-    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+    (pickled,) = (e for e in entries if e.filename.endswith("/data.pkl"))
+    root = pickled.filename.removesuffix("data.pkl")
+    if pickled.file_size > MOST_PICKLED:
+        raise ValueError(f"its data.pkl is larger than {MOST_PICKLED // MIB} MiB")
+    by_name = {e.filename: e for e in entries}
+    order = by_name.get(f"{root}byteorder")
+    if order is not None and read_entry(archive, order) != b"little":
         raise ValueError("its numbers are big-endian")
-    content = _Unpickler(io.BytesIO(archive.read(pickled)), encoding="utf-8").load()
-    return content, Storages(archive, root, os.path.getsize(str(archive.filename)))
+    content = _Unpickler(read_entry(archive, pickled), "utf-8", _ADMITTED).load()
+    return content, Storages(archive, root, size)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Storages:
     """The numbers of the tensors of an archive, while that is open."""
 
     archive: zipfile.ZipFile
     root: str
     size: int  # of the file, bytes
+    used: int = 0  # bytes of tensors given, and read for them
+    _last: dict[str, bytes] = field(default_factory=dict)  # the storage read last: often the next
+
+    def _raw(self, key: str) -> bytes:
+        if key not in self._last:
+            entry = self.archive.getinfo(f"{self.root}data/{key}")
+            self._count(entry.file_size)
+            self._last = {key: read_entry(self.archive, entry)}
+        return self._last[key]
+
+    def _count(self, size: int) -> None:
+        self.used += size
+        if self.used > 2 * TIMES * self.size:
+            raise ValueError(f"it and those before take up {TIMES} times the size of the file")
 
     def array(self, tensor: StoredTensor) -> np.ndarray:
         """The array of a tensor, of its own memory.
@@ -176,7 +202,8 @@ class Storages:
         dtype = np.dtype(_DTYPES[kind])
         if math.prod(tensor.shape) * dtype.itemsize > self.size:
             raise ValueError("one stored number stands for many")
-        raw = self.archive.read(f"{self.root}data/{key}")
+        self._count(math.prod(tensor.shape) * dtype.itemsize)
+        raw = self._raw(key)
         stored = np.frombuffer(raw, dtype, len(raw) // dtype.itemsize)
         pairs = zip(tensor.shape, tensor.strides, strict=True)
         last = tensor.offset + sum((size - 1) * stride for size, stride in pairs)

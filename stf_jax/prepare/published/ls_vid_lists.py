@@ -12,6 +12,7 @@ from pathlib import Path
 from stf_jax.data.layout.checks import examples
 from stf_jax.errors import UserError
 from stf_jax.prepare.published.source_tracklets import LAST_NUMBER, SourceTracklet, is_image
+from stf_jax.reading.limits import read_text
 
 _PERSON = re.compile(r"-?[0-9]{1,18}")
 
@@ -23,8 +24,8 @@ def read_list(path: Path) -> list[tuple[str, int]]:
         UserError: a line of another form, or a prefix twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError):
         raise UserError(f"{path}: cannot be read as text; get the file again") from None
     sequences = []
     for number, line in enumerate(lines, 1):

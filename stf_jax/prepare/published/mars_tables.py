@@ -11,6 +11,7 @@ from jaxtyping import Int
 from stf_jax.data.layout.checks import examples
 from stf_jax.errors import UserError
 from stf_jax.prepare.published.mat_files import read_mat
+from stf_jax.reading.limits import MOST_TEXT, read_bytes
 
 NAME = re.compile(r"(00-1|[0-9]{4})C([0-9])T([0-9]{1,9})F([0-9]{1,9})\.(?:jpg|jpeg|png)", re.I)
 """Person, camera, track and frame: `0001C1T0001F001.jpg`; junk is person `00-1`."""
@@ -73,10 +74,11 @@ def read_names(path: Path) -> list[str]:
         UserError: no file, an empty line, a name twice.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
+        text = read_bytes(path, MOST_TEXT).decode("utf-8", "surrogateescape")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); expected an image name a line"
+            f"{path}: cannot be read ({reason}); expected an image name a line"
         ) from None
     names = [line.strip() for line in text.rstrip().splitlines()]
     if not names or not all(names):

@@ -1,32 +1,56 @@
 """Tables of whole numbers from MATLAB files."""
 
 import io
-import subprocess
-import sys
+import zipfile
 from pathlib import Path
 
-import h5py
 import numpy as np
 from jaxtyping import Int
 
 from stf_jax.errors import UserError
+from stf_jax.reading.arrays import parse_npy, read_entry
+from stf_jax.reading.child import run_limited
 
+MOST_NUMBERS = 10_000_000  # of a variable; MARS has 50,000
 # Writes the variables to standard output as an .npz; text in place of what is no array of numbers.
-# Names begin with "_", as some are those of savez's own arguments.
+# Names begin with "_", as some are those of savez's own arguments. In HDF5 rows and columns are
+# swapped, and a link may lead into another file.
 _READ = """
 import io, sys
-import numpy as np, scipy.io
 try:
-    found = scipy.io.loadmat(sys.argv[1])
+    import h5py, numpy as np, scipy.io
+    path, most, found = sys.argv[1], int(sys.argv[2]), {}
+    if h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            for name in file:
+                if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                    continue
+                value = file[name]
+                if not isinstance(value, h5py.Dataset):
+                    continue
+                if value.dtype.kind not in "iuf" or value.external:
+                    found[name] = None
+                    continue
+                if value.size > most:
+                    sys.exit(f"{name} has {value.size:,} numbers; expected {most:,} at most")
+                found[name] = value[()].T
+    else:
+        for name, shape, _ in scipy.io.whosmat(path):
+            size = 1
+            for n in shape:
+                size *= n
+            if size > most:
+                sys.exit(f"{name} has {size:,} numbers; expected {most:,} at most")
+        found = scipy.io.loadmat(path)
+    numbers = {
+        "_" + k: v if isinstance(v, np.ndarray) and v.dtype.kind in "iuf" else np.array("other")
+        for k, v in found.items()
+        if not k.startswith("__")
+    }
+    out = io.BytesIO()
+    np.savez(out, **numbers)
 except Exception as error:
     sys.exit((str(error) or type(error).__name__).splitlines()[0])
-numbers = {
-    "_" + k: v if isinstance(v, np.ndarray) and v.dtype.kind in "iuf" else np.array("other")
-    for k, v in found.items()
-    if not k.startswith("__")
-}
-out = io.BytesIO()
-np.savez(out, **numbers)
 sys.stdout.buffer.write(out.getvalue())
 """
 
@@ -44,11 +68,7 @@ def read_mat(path: Path, name: str | None = None) -> Int[np.ndarray, "r c"]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; it belongs to the data set, copy it there")
     try:
-        if h5py.is_hdf5(path):  # rows and columns are swapped in it
-            with h5py.File(path, "r") as file:
-                tables = {str(k): v[()].T for k, v in file.items() if isinstance(v, h5py.Dataset)}
-        else:
-            tables = _in_a_child(path)
+        tables = _in_a_child(path)
     except Exception as error:  # readers raise whatever the bytes lead them into
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -72,14 +92,15 @@ def read_mat(path: Path, name: str | None = None) -> Int[np.ndarray, "r c"]:
 
 
 def _in_a_child(path: Path) -> dict[str, np.ndarray]:
-    """The variables of a file of before version 7.3; scipy's reader can crash on damaged ones."""
-    command = [sys.executable, "-P", "-c", _READ, str(path)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        message = done.stderr.decode(errors="replace").strip()
-        raise ValueError(message if done.returncode > 0 else "the reader crashed on it")
-    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as found:
-        return {k.removeprefix("_"): found[k] for k in found.files}
+    """The variables of a file; scipy's and HDF5's readers can crash on damaged ones."""
+    output = run_limited(_READ, [str(path), str(MOST_NUMBERS)])
+    with zipfile.ZipFile(io.BytesIO(output)) as archive:
+        return {
+            entry.filename.removeprefix("_").removesuffix(".npy"): parse_npy(
+                read_entry(archive, entry), "iufU"
+            )
+            for entry in archive.infolist()
+        }
 
 
 def read_query_rows(

@@ -9,11 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from stf_jax.errors import UserError
+from stf_jax.reading.limits import read_text
 
 TRAIN_RULES = ("odd", "even", "all", "none")
 
 
 MOST = 1_000_000  # numbers of one range
+MOST_IN_ALL = 10 * MOST
 
 
 def parse_numbers(text: str, what: str) -> list[int]:
@@ -25,19 +27,22 @@ def parse_numbers(text: str, what: str) -> list[int]:
         UserError: neither a file nor a list of numbers.
     """
     source = text
-    if Path(text).is_file():
+    if _is_file(text):
         try:
-            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(text).splitlines()
+        except (OSError, ValueError) as error:
             raise UserError(f"{what} {text}: not a readable text file ({error})") from None
         source = " ".join(line.split("#", 1)[0] for line in lines)
     numbers: set[int] = set()
+    listed = 0
     for part in re.split(r"[\s,]+", source.strip(" \t\r\n,")):
         match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
         if match is None:
             raise UserError(
                 f"{what} {text}: found {part!r}; expected numbers such as 1,3,5-9, or a file"
             )
+        if len(part) > 40:
+            raise UserError(f"{what} {text:.80}: {part:.40}... has numbers beyond 64 bits")
         low, high = int(match[1]), int(match[2] or match[1])
         if low > high:
             raise UserError(f"{what} {text}: {part!r} counts down; expected {high}-{low}")
@@ -45,8 +50,18 @@ def parse_numbers(text: str, what: str) -> list[int]:
             raise UserError(
                 f"{what} {text}: {part!r} are more than {MOST:,} numbers; expected less"
             )
+        listed += high - low + 1
+        if listed > MOST_IN_ALL:
+            raise UserError(f"{what} {text:.80}: more than {MOST_IN_ALL:,} numbers; expected less")
         numbers.update(range(low, high + 1))
     return sorted(numbers)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # longer than a name may be, or with a zero byte
+        return False
 
 
 def train_ids_by_rule(ids: Collection[int], rule: str) -> set[int]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from stf_jax.errors import UserError
 from stf_jax.prepare.tracks.formats import other_format
+from stf_jax.reading.limits import read_text
 
 SHOWN_FINDINGS = 5
 BOXES = ("size", "corners", "centre")
@@ -72,10 +73,10 @@ def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; expected one file of tracks for the whole video")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such track file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: not a readable text file ({error}); expected UTF-8, which ASCII is, too"
         ) from None

@@ -13,7 +13,7 @@ import numpy as np
 from av.error import FFmpegError
 from jaxtyping import UInt8
 
-from stf_jax.data.pictures import PictureError, read_picture
+from stf_jax.data.pictures import MAX_PIXELS, PictureError, read_picture
 from stf_jax.errors import UserError
 from stf_jax.files import is_leftover, leftovers_note
 
@@ -75,11 +75,13 @@ def _upright(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
 def _decode(path: Path) -> Generator[av.VideoFrame, None, None]:
     number = 0
     try:
-        with av.open(os.fspath(path)) as container:
+        # A list of parts, which FFmpeg also takes for a video, may name files, never an address.
+        with av.open(os.fspath(path), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise UserError(f"{path}: no video stream in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             for frame in container.decode(stream):
                 yield frame
                 number += 1

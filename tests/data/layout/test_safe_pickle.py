@@ -35,6 +35,7 @@ def refused(load, stream):
     return message
 
 
+words = st.integers(-(2**63), 2**64 - 1)
 plain = st.recursive(
     st.none()
     | st.booleans()
@@ -44,9 +45,9 @@ plain = st.recursive(
     | st.binary(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(max_size=4) | st.integers() | st.binary(max_size=3), inner)
+        | st.dictionaries(st.text(max_size=4) | words | st.binary(max_size=3), inner)
         | st.tuples(inner, inner)
-        | st.sets(st.integers(), max_size=3)
+        | st.sets(words, max_size=3)
         | st.frozensets(st.text(max_size=2), max_size=3)
     ),
     max_leaves=12,
