@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
 
 MAX_LINES = 10  # of an error that is printed
+MAX_LENGTH = 1000  # of each of them
 Arguments = ParamSpec("Arguments")
 
 
@@ -20,10 +21,17 @@ class UserError(Exception):
 
 
 def shortened(text: str) -> str:
-    """`text`, of more than ten lines the first ten and how many more there are."""
-    lines = text.split("\n")
+    """`text`, of more than ten lines the first ten and how many more there are.
+
+    What a file holds can be in a line: of a long one the middle is left out.
+    """
+    half = MAX_LENGTH // 2
+    lines = [
+        line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}"
+        for line in text.split("\n")
+    ]
     if len(lines) <= MAX_LINES:
-        return text
+        return "\n".join(lines)
     return "\n".join([*lines[:MAX_LINES], f"... and {len(lines) - MAX_LINES} lines more"])
 
 

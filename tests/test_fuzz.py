@@ -1,12 +1,19 @@
-"""Damaged and hostile files: every reader gives a value or a UserError, and quickly.
+"""Damaged and hostile files: every reader gives a value or a UserError, quickly, in little memory.
 
-Real small files, each changed at random a few hundred times: bits, cuts, repeats, other lengths.
+Real small files, each changed at random a few hundred times: bits, cuts, repeats, other lengths;
+then some that were made to hurt. `STF_FUZZ_SECONDS=60` goes on for a minute with each reader, from
+`STF_FUZZ_SEED` on. Every test prints what it counted.
 """
 
+import contextlib
+import json
+import os
 import pickle
+import signal
 import time
+import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +26,26 @@ from PIL import Image
 from scipy.io import savemat
 
 from stf_jax.config import Config, to_json
+from stf_jax.data.decoded import ABOUT, FRAMES, NAMES, check, open_decoded
 from stf_jax.data.layout.partitions import load_layout
+from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pictures import PictureError, read_picture
 from stf_jax.data.pipeline import undecodable
-from stf_jax.errors import UserError
-from stf_jax.evaluation.features.feature_files import FeatureSet, read_features, write_features
+from stf_jax.errors import UserError, shortened
+from stf_jax.evaluation.features.feature_files import (
+    FeatureSet,
+    read_features,
+    relative_weights,
+    tracklet_name,
+    write_features,
+)
+from stf_jax.evaluation.features.sources import TRACKLETS_FILE, join_pieces, read_sources
+from stf_jax.main import parse, read_config
+from stf_jax.models.weights.files import read_tensors, write_tensors
 from stf_jax.prepare.layout import image_name
+from stf_jax.prepare.prid2011 import read_splits
 from stf_jax.prepare.published.ls_vid_lists import read_sequences
+from stf_jax.prepare.published.mars_tables import read_names
 from stf_jax.prepare.published.mat_files import read_mat
 from stf_jax.prepare.tracks.split import parse_numbers
 from stf_jax.prepare.tracks.track_files import read_tracks
@@ -33,14 +53,67 @@ from stf_jax.prepare.tracks.video import open_video, read_frames
 from stf_jax.run.run_files import run_config, write_run_files
 
 TIMES = 300
-IN_A_CHILD = {"MATLAB 5 file", "MATLAB 7 file"}  # each time: fewer times
-SLOWEST = 30.0  # seconds
+LONGER = float(os.environ.get("STF_FUZZ_SECONDS", "0"))  # with each reader
+SEED = int(os.environ.get("STF_FUZZ_SEED", "0"))
+IN_A_CHILD = {"MATLAB 5 file", "MATLAB 7 file", "MATLAB 7.3 file"}  # each time: fewer times
+SLOWEST = 30.0  # seconds of a processor
+MOST_MEMORY = 2**29  # that a read may take, of files as small as these
 # Where a file is text, what programs and people write in place of a number.
 TOKENS = [b"nan", b"-1", b"1e400", b"99999999999999999999", b"1_1", b"\xd9\xa1", b"\0", b"\xff\xfe"]
 TOKENS += [b",", b";", b'"', b"{", b"[" * 50, b"\n\n", b"-0", b"0x10", b"1.5", b"  ", b"null"]
+TOKENS += [b"Infinity", b"[]", b"{}", b'"\\ud800"', b"~a/", b"0-999999,", b"9" * 5000]
+DEEP = b"[" * 100_000
+Made = tuple[Path, Callable[[Path], Any]]
 
 
-def mutated(rng: np.random.Generator, contents: bytes) -> bytes:
+class Hang(BaseException):
+    """A read takes too long. No Exception, which readers take for damage."""
+
+
+def _hang(*_: Any) -> None:
+    raise Hang
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Raises Hang after `SLOWEST` seconds of the processor."""
+    before = signal.signal(signal.SIGVTALRM, _hang)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SLOWEST)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def memory(line: str) -> int:
+    """Bytes that the process takes (VmRSS), or took at most (VmHWM); 0 where Linux is not."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(found.split()[1]) * 1024 for found in lines if found.startswith(line)), 0)
+
+
+def outcome(read: Callable[[Path], Any], path: Path) -> str:
+    """What reading a file comes to: one of those that may be, or one of those that may not."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    before = memory("VmRSS")
+    try:
+        with watched():
+            read(path)
+        found = "read"
+    except UserError as error:
+        printed = shortened(str(error))
+        found = "refused" if len(printed) < 12_000 else f"a long error: {printed:.300}"
+    except Hang:
+        found = "hang"
+    except (Exception, SystemExit) as error:
+        found = f"traceback: {type(error).__name__}: {error!s:.200}"
+    took = memory("VmHWM") - before
+    return found if took < MOST_MEMORY else f"memory: {took // 2**20} MiB, {found}"
+
+
+def mutated(rng: np.random.Generator, contents: bytes, tokens: Sequence[bytes]) -> bytes:
     """One to three changes."""
     data = bytearray(contents)
     for _ in range(rng.integers(1, 4)):
@@ -55,24 +128,24 @@ def mutated(rng: np.random.Generator, contents: bytes) -> bytes:
         elif kind == 3:
             data[at : at + int(rng.integers(1, 9))] = b"\xff" * 4
         elif kind == 4:
-            data[at : at + int(rng.integers(0, 4))] = TOKENS[int(rng.integers(len(TOKENS)))]
+            data[at : at + int(rng.integers(0, 4))] = tokens[int(rng.integers(len(tokens)))]
         else:
             del data[at : at + int(rng.integers(1, 40))]
     return bytes(data)
 
 
-def tracks(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+def tracks(folder: Path) -> Made:
     rows = (f"{f},{i},{10 + f},{20 * i},30,40,0.9,-1,-1,-1" for f in range(1, 9) for i in (1, 2))
     (folder / "tracks.txt").write_text("\n".join(rows))
     return folder / "tracks.txt", read_tracks
 
 
-def numbers(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+def numbers(folder: Path) -> Made:
     (folder / "ids.txt").write_text("1,3,5-9 # some\n12\n")
     return folder / "ids.txt", lambda path: parse_numbers(str(path), "--train-ids")
 
 
-def partitions(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+def partitions(folder: Path) -> Made:
     names = [image_name(p, c, 1, k) for p in range(3) for c in (1, 2) for k in range(2)]
     values = {
         "trainval_im_names": names[:4],
@@ -84,7 +157,7 @@ def partitions(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
     return folder / "partitions.pkl", lambda path: load_layout(path.parent, check_files=False)
 
 
-def features(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+def features(folder: Path) -> Made:
     count = 3
     found = FeatureSet(
         features=np.eye(count, 4, dtype=np.float32),
@@ -100,18 +173,26 @@ def features(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
         origin=make_origin(),
     )
     write_features(folder / "features.npz", found)
-    return folder / "features.npz", read_features
+
+    def read(path: Path) -> None:
+        found = read_features(path)
+        for row in range(found.num_tracklets):
+            tracklet_name(found, row)
+            relative_weights(found, row)
+        join_pieces(found).select(np.arange(found.num_tracklets)[:1])
+
+    return folder / "features.npz", read
 
 
-def run_files(name: str) -> Callable[[Path], tuple[Path, Callable[[Path], Any]]]:
-    def make(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+def run_files(name: str) -> Callable[[Path], Made]:
+    def make(folder: Path) -> Made:
         write_run_files(folder, to_json(Config()), {5: 0, 7: 1})
         return folder / name, lambda path: run_config(path.parent)
 
     return make
 
 
-def sequences(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+def sequences(folder: Path) -> Made:
     lines = []
     for person in (1, 2):
         (folder / f"{person:04d}").mkdir()
@@ -124,7 +205,7 @@ def sequences(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
     return folder / "list.txt", lambda path: read_sequences(path.parent, {"train": path})
 
 
-def picture(kind: str) -> Callable[[Path], tuple[Path, Callable[[Path], Any]]]:
+def picture(kind: str) -> Callable[[Path], Made]:
     def read(path: Path) -> None:
         undecodable(path.read_bytes())
         try:
@@ -132,7 +213,7 @@ def picture(kind: str) -> Callable[[Path], tuple[Path, Callable[[Path], Any]]]:
         except PictureError as error:
             raise UserError(str(error)) from None
 
-    def make(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+    def make(folder: Path) -> Made:
         pixels = np.random.default_rng(0).integers(0, 256, (24, 12, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"a.{kind}")
         return folder / f"a.{kind}", read
@@ -140,8 +221,8 @@ def picture(kind: str) -> Callable[[Path], tuple[Path, Callable[[Path], Any]]]:
     return make
 
 
-def mat_file(version: str) -> Callable[[Path], tuple[Path, Callable[[Path], Any]]]:
-    def make(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+def mat_file(version: str) -> Callable[[Path], Made]:
+    def make(folder: Path) -> Made:
         table, path = np.arange(1, 41).reshape(10, 4), folder / "a.mat"
         if version == "7.3":
             with h5py.File(path, "w") as file:
@@ -154,7 +235,7 @@ def mat_file(version: str) -> Callable[[Path], tuple[Path, Callable[[Path], Any]
     return make
 
 
-def video(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
+def video(folder: Path) -> Made:
     path, rng = folder / "a.mp4", np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -172,14 +253,146 @@ def video(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
     return path, read
 
 
-READERS: dict[str, Callable[[Path], tuple[Path, Callable[[Path], Any]]]] = {
+def weights(name: str) -> Callable[[Path], Made]:
+    def make(folder: Path) -> Made:
+        tensors = {"conv1.weight": np.ones((2, 3), np.float32), "bn1.bias": np.zeros(4, np.float16)}
+        if name.startswith("packed"):
+            np.savez_compressed(folder / name, allow_pickle=False, **tensors)
+        elif name.endswith(".pth"):
+            write_pth(folder / name, {"state_dict": {n: t.shape for n, t in tensors.items()}})
+        else:
+            write_tensors(folder / name, tensors)
+        return folder / name, read_tensors
+
+    return make
+
+
+class Tensor:
+    """Pickled as PyTorch does a tensor of single precision that has storage 0."""
+
+    def __init__(self, shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> None:
+        steps = np.cumprod((1, *shape[:0:-1]))[::-1].tolist() if strides is None else strides
+        self.arguments = Storage(), 0, shape, tuple(steps), False, {}
+
+
+class Storage:
+    """Numbers by their key."""
+
+
+class _Pickler(pickle._Pickler):
+    """Writes names of PyTorch where that is not installed."""
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        if isinstance(obj, Tensor):
+            self.write(b"ctorch._utils\n_rebuild_tensor_v2\n")
+            self.save(obj.arguments)
+            self.write(pickle.REDUCE)
+        elif isinstance(obj, Storage):
+            self.write(b"(X\x07\0\0\0storagectorch\nFloatStorage\n")
+            self.write(b"X\x01\0\0\0" + b"0X\x03\0\0\0cpuK\x18tQ")
+        else:
+            super().save(obj, save_persistent_id)
+
+
+def write_pth(path: Path, content: Any, numbers: bytes = bytes(96), pickled: bytes = b"") -> None:
+    """An archive such as torch.save writes; shapes in `content` stand for tensors."""
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: tensors(inner) for name, inner in value.items()}
+        return Tensor(value) if isinstance(value, tuple) else value
+
+    if not pickled:
+        with open(path, "wb+") as file:
+            _Pickler(file, 2).dump(tensors(content))
+            file.seek(0)
+            pickled = file.read()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", pickled)
+        archive.writestr("w/byteorder", b"little")
+        archive.writestr("w/data/0", numbers)
+
+
+def splits(folder: Path) -> Made:
+    people = {"train": ["person_0001"], "test": ["person_0002"]}
+    (folder / "splits.json").write_text(json.dumps([people, people]))
+    return folder / "splits.json", read_splits
+
+
+def table(folder: Path) -> TrackletTable:
+    one = np.zeros(1, np.int64)
+    return TrackletTable(
+        image_dir=folder / "images",
+        names=np.array([b"0001_11_1.png"]),
+        offsets=np.array([0, 1]),
+        **dict.fromkeys(("person_ids", "cameras", "tracks", "labels"), one),
+        marks=np.zeros(1, np.int8),
+    )
+
+
+def decoded(name: str) -> Callable[[Path], Made]:
+    def make(folder: Path) -> Made:
+        np.save(folder / FRAMES, np.zeros((1, 4, 2, 3), np.uint8))
+        np.save(folder / NAMES, table(folder).names)
+        about = {"height": 4, "width": 2, "pad_ratio": 0.0, "lost": {"a.png": "empty"}}
+        about |= {"ends": [1], "crc32": [0x28CD4CBC]}
+        (folder / ABOUT).write_text(json.dumps(about))
+
+        def read(path: Path) -> None:
+            open_decoded(path.parent, table(path.parent))(np.zeros(1, np.int64))
+            if name == ABOUT:
+                with contextlib.suppress(UserError):  # another checksum
+                    check(path.parent)
+
+        return folder / name, read
+
+    return make
+
+
+def sources(folder: Path) -> Made:
+    header = "name_prefix,source_id,first_frame,last_frame"
+    (folder / TRACKLETS_FILE).write_text(f"{header}\n0001_11,7,1,9\n")
+    return folder / TRACKLETS_FILE, lambda path: read_sources(table(path.parent))
+
+
+def names(folder: Path) -> Made:
+    (folder / "names.txt").write_text("0001C1T0001F001.jpg\n0001C1T0001F002.jpg\n")
+    return folder / "names.txt", read_names
+
+
+def overrides(folder: Path) -> Made:
+    given = [
+        "seed=1",
+        "data.height=64",
+        "model.stages=(3,4)",
+        "optimizer.lr_rest=1e-3",
+        "data.root=a",
+    ]
+    (folder / "overrides.txt").write_text("\n".join(f"--config.{one}" for one in given))
+    (folder / "config.json").write_text(json.dumps(to_json(Config())))
+    (folder / "labels.json").write_text("{}")
+    (folder / "versions.json").write_text('[{"devices": "1"}]')
+
+    def read(path: Path) -> None:
+        lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+        given = [line for line in lines if line.startswith("--config.")]
+        read_config(*parse(["--workdir", str(path.parent), *given]))
+
+    return folder / "overrides.txt", read
+
+
+READERS: dict[str, Callable[[Path], Made]] = {
     "track file": tracks,
     "list of ids": numbers,
     "partitions": partitions,
     "features": features,
-    "config of a run": run_files("config.json"),
-    "labels of a run": run_files("labels.json"),
-    "versions of a run": run_files("versions.json"),
+    **{f"{name} of a run": run_files(f"{name}.json") for name in ("config", "labels", "versions")},
+    **{name: weights(name) for name in ("w.safetensors", "w.npz", "packed.npz", "w.pth")},
+    **{f"{name} of decoded frames": decoded(name) for name in (ABOUT, FRAMES, NAMES)},
+    "splits": splits,
+    "tracker's ids": sources,
+    "list of names": names,
+    "options of a config": overrides,
     "LS-VID's list": sequences,
     **{f"MATLAB {version} file": mat_file(version) for version in ("5", "7", "7.3")},
     "video": video,
@@ -189,20 +402,23 @@ READERS: dict[str, Callable[[Path], tuple[Path, Callable[[Path], Any]]]] = {
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.filterwarnings("ignore")  # of Pillow and NumPy, about what they forgive
+@pytest.mark.timeout(900 + 2 * LONGER)
 def test_a_damaged_file_gives_a_value_or_one_clear_error(tmp_path: Path, name: str) -> None:
     path, read = READERS[name](tmp_path)
     contents = path.read_bytes()
     read(path)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     outcomes: Counter[str] = Counter()
-    times = TIMES // 10 if name in IN_A_CHILD else TIMES
-    for _ in range(times):
-        path.write_bytes(mutated(rng, contents))
-        start = time.monotonic()
-        try:
-            read(path)
-            outcomes["read"] += 1
-        except UserError:
-            outcomes["refused"] += 1
-        assert time.monotonic() - start < SLOWEST
-    assert outcomes["refused"] > times // 20, outcomes
+    tokens = TOKENS if name.endswith("of a run") else [*TOKENS, DEEP]
+    times = TIMES // 15 if name in IN_A_CHILD else TIMES
+    end, bad = time.monotonic() + LONGER, tmp_path / "kept"
+    while outcomes.total() < times or time.monotonic() < end:
+        path.write_bytes(mutated(rng, contents, tokens))
+        found = outcome(read, path)
+        if found not in ("read", "refused") and found not in outcomes:
+            bad.with_suffix(f".{len(outcomes)}").write_bytes(path.read_bytes())
+        outcomes[found] += 1
+    counts = {kind: outcomes.pop(kind, 0) for kind in ("refused", "read")}
+    print(f"{name:30} {counts['refused']:8} refused {counts['read']:8} read", dict(outcomes))
+    assert not outcomes, f"{outcomes}; the files are kept beside {path}"
+    assert counts["refused"] > times // 20, counts

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 MAX_PIXELS = 80_000_000  # larger ones are refused: a small file can ask for all memory
-# Pillow would run Ghostscript on PostScript.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA")
+# What is read: for PostScript Pillow would run another program.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,7 +39,9 @@ def read_picture(
         PictureError: missing, damaged, too large, or of values whose range is unknown.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file) as image:
+            if image.format not in FORMATS:
+                raise PictureError(f"is {image.format}; expected one of {', '.join(FORMATS)}")
             if image.width * image.height > MAX_PIXELS:
                 raise PictureError(
                     f"{image.width}x{image.height} pixels; expected {MAX_PIXELS // 10**6} million "

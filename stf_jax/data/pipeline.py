@@ -128,7 +128,16 @@ def batches(
             return "no such file", False
         except Exception as reason:  # of TensorFlow, or whatever `read_frames` raises
             return _first_line(reason), False
-        return undecodable(contents), True
+        return undecodable(contents) or misfit(contents), True
+
+    def misfit(contents: bytes) -> str:
+        """Why an image that decodes cannot be padded."""
+        try:
+            if options.pad_ratio > 0:
+                pad_to_ratio(decode(tf.constant(contents)), options.pad_ratio)
+        except tf.errors.OpError as reason:
+            return f"cannot be padded to the ratio {options.pad_ratio:g} ({_first_line(reason)})"
+        return ""
 
     images = PlannedImages(table.image_dir, names, failure)
     frames = _frames(load, keys, keep[start_step:, devices][real], on_corrupt, threads, ahead)
@@ -206,10 +215,17 @@ def keep_top(image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
 
 
 def pad_to_ratio(image: tf.Tensor, ratio: float) -> tf.Tensor:
-    """Adds the image mean on both sides, or above and below, until height / width is `ratio`."""
+    """Adds the image mean on both sides, or above and below, until height / width is `ratio`.
+
+    More than `pictures.MAX_PIXELS` afterwards are an error of TensorFlow.
+    """
     size = tf.shape(image)[:2]
     height, width = tf.unstack(tf.cast(size, tf.float32))
     padded = tf.cast(tf.round(tf.stack([width * ratio, height / ratio])), tf.int32)
+    pixels = tf.reduce_prod(tf.cast(tf.maximum(padded, size), tf.int64))
+    small = tf.debugging.Assert(pixels <= MAX_PIXELS, [f"more than {MAX_PIXELS} pixels"])
+    with tf.control_dependencies([small] if small is not None else []):
+        padded = tf.identity(padded)
     missing = tf.maximum(padded - size, 0)
     before = missing // 2
     edges = tf.concat([tf.stack([before, missing - before], axis=1), [[0, 0]]], axis=0)

@@ -1,4 +1,4 @@
-"""Readers in C that may crash or take any amount of memory and time: run in a process of their own."""
+"""Readers in C that may crash or take any amount of memory and time: in a process of their own."""
 
 import os
 import subprocess
@@ -45,8 +45,6 @@ def run_limited(
     except subprocess.TimeoutExpired:
         raise ValueError(f"not read within {seconds:g} seconds") from None
     if done.returncode:
-        message = done.stderr.decode(errors="replace").strip()
-        raise ValueError(
-            message if done.returncode == 1 and message else "the reader crashed on it"
-        )
+        message = done.stderr.decode(errors="replace").strip() if done.returncode == 1 else ""
+        raise ValueError(message or "the reader crashed on it")
     return done.stdout

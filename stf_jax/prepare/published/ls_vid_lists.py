@@ -47,8 +47,10 @@ def read_list(path: Path) -> list[tuple[str, int]]:
 
 def _images(folder: Path) -> list[str]:
     """Sorted names of the images in a folder; none where there is no such folder."""
-    inside = os.listdir(folder) if folder.is_dir() else []
-    return sorted(name for name in inside if is_image(name))
+    try:
+        return sorted(name for name in os.listdir(folder) if is_image(name))
+    except (OSError, ValueError):  # or a name that can be none of a folder
+        return []
 
 
 def _beginning(names: list[str], prefix: str) -> list[str]:

@@ -81,7 +81,16 @@ def _decode(path: Path) -> Generator[av.VideoFrame, None, None]:
                 raise UserError(f"{path}: no video stream in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            context = stream.codec_context
+            if context is None:
+                raise UserError(f"{path}: no video that FFmpeg can decode")
+            width, height = context.width, context.height
+            if width * height > MAX_PIXELS:
+                raise UserError(
+                    f"{path}: frames of {width}x{height} pixels; expected "
+                    f"{MAX_PIXELS // 10**6} million at most"
+                )
+            context.options = {"max_pixels": str(MAX_PIXELS)}  # of later frames
             for frame in container.decode(stream):
                 yield frame
                 number += 1
