@@ -10,8 +10,10 @@ import json
 import os
 import pickle
 import signal
+import struct
 import time
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -279,7 +281,10 @@ class Storage:
     """Numbers by their key."""
 
 
-class _Pickler(pickle._Pickler):
+_PythonPickler: Any = pickle._Pickler
+
+
+class _Pickler(_PythonPickler):
     """Writes names of PyTorch where that is not installed."""
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
@@ -422,3 +427,150 @@ def test_a_damaged_file_gives_a_value_or_one_clear_error(tmp_path: Path, name: s
     print(f"{name:30} {counts['refused']:8} refused {counts['read']:8} read", dict(outcomes))
     assert not outcomes, f"{outcomes}; the files are kept beside {path}"
     assert counts["refused"] > times // 20, counts
+
+
+DOUBLED_TUPLE = b"\x80\x02N" + b"".join(b"q%ch%c\x86" % (k, k) for k in range(60))
+DOUBLED_LIST = b"".join(b"q%c0](h%ch%ce" % (k, k, k) for k in range(100))
+LONG_LIST = b"](" + b"N" * 20_000 + b"eq\x00"
+PICKLES = {
+    "tuples in tuples as a key": b"\x80\x02}" + DOUBLED_TUPLE[2:] + b"Ns.",
+    "tuples in tuples in a set": DOUBLED_TUPLE + b"q\xff0c__builtin__\nset\n](h\xffe\x85R.",
+    "200,000 tuples as a key": b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.",
+    "200,000 lists": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
+    "lists in lists": b"\x80\x02]" + DOUBLED_LIST + b".",
+    "text of lists in lists": b"\x80\x02c__builtin__\nstr\n]" + DOUBLED_LIST + b"\x85R.",
+    "copies of a list": b"\x80\x02"
+    + LONG_LIST
+    + b"c__builtin__\nlist\nq\x01"
+    + b"h\1h\0\x85R" * 5000
+    + b".",
+    "copies of text": b"\x80\x02X\xff\xff\0\0"
+    + b"a" * 65535
+    + b"q\x00c_codecs\nencode\nq\x01"
+    + b"h\1h\0\x85R" * 5000
+    + b".",
+    "colliding keys": pickle.dumps({k * (2**61 - 1): 0 for k in range(100, 30_000)}, 2),
+    "a list that holds itself": b"\x80\x02]q\x00h\x00a.",
+    "an object": b"\x80\x02c__builtin__\nlist\n)\x81.",
+    "a number of 5,000 digits": b"\x80\x02}X\x0d\0\0\0test_im_namesL" + b"9" * 5000 + b"L\ns.",
+}
+
+
+def changed_features(folder: Path, **changes: Any) -> bytes:
+    path, _ = features(folder)
+    with np.load(path) as file:
+        values = {name: file[name] for name in file.files} | changes
+    np.savez_compressed(path, allow_pickle=False, **values)
+    return path.read_bytes()
+
+
+FEATURES: dict[str, Any] = {
+    "cameras, one number": {"cameras": np.array(1)},
+    "cameras of halves": {"cameras": np.array([0.5, 1, 2])},
+    "marks beyond 2": {"marks": np.array([0, 1, 3])},
+    "person ids beyond 64 bits": {"person_ids": np.full(3, 2**63, np.uint64)},
+    "a chunk of nothing": {"chunk": 0},
+    "a chunk of words": {"chunk": "one"},
+    "features, one number each": {"features": np.ones(3, np.float32)},
+    "features that are NaN": {"features": np.full((3, 4), np.nan, np.float32)},
+    "infinite weights": {"intra_weights": np.full(3, np.inf, np.float32)},
+    "offsets beyond the frames": {"offsets": np.array([0, 1, 2, 9])},
+    "offsets that fall": {"offsets": np.array([0, 5, -1, 3])},
+    "a name with a zero byte": {"names": np.array([b"a.png", b"b\0c", b"c.png"])},
+    "titles beyond Unicode": {"titles": np.full(3, 0x110000, np.uint32).view("U1")},
+    "another metric": {"metric": "manhattan"},
+    "settings that are a list": {"settings": "[]"},
+    "deep settings": {"settings": "[" * 10**5},
+    "features that unpack to 300 MB": {"features": np.zeros((3, 25_000_000), np.float32)},
+}
+
+
+def packed_weights(folder: Path, change: Callable[[bytes], bytes], **options: Any) -> bytes:
+    with (
+        zipfile.ZipFile(folder / "w.npz", "w", **options) as archive,
+        archive.open("a.npy", "w") as out,
+    ):
+        np.save(out, np.zeros(1000))
+    return change((folder / "w.npz").read_bytes())
+
+
+def hdf5_of_no_end(folder: Path) -> bytes:
+    with h5py.File(folder / "a.mat", "w") as file:
+        file.create_dataset("table", (10**6, 10**6), "f8", chunks=(1000, 1000))
+    return (folder / "a.mat").read_bytes()
+
+
+def pth(folder: Path, content: Any = None, **options: Any) -> bytes:
+    write_pth(folder / "w.pth", content, **options)
+    return (folder / "w.pth").read_bytes()
+
+
+def png_of(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+HUGE = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000000,), }"
+CALL = b"{'descr': '<f4', 'fortran_order': False, 'shape': (int('4'),), }"
+CRAFTED: dict[tuple[str, str], Callable[[Path], bytes]] = {
+    **{
+        ("partitions", name): lambda _, pickled=pickled: pickled
+        for name, pickled in PICKLES.items()
+    },
+    **{("features", n): lambda f, c=c: changed_features(f, **c) for n, c in FEATURES.items()},
+    ("w.npz", "encrypted"): lambda f: packed_weights(
+        f, lambda c: c.replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1")
+    ),
+    ("w.npz", "of bzip2"): lambda f: packed_weights(f, bytes, compression=zipfile.ZIP_BZIP2),
+    ("w.npz", "no arrays"): lambda f: zipped(f / "w.npz", b"hello"),
+    ("w.npz", "of a huge shape"): lambda f: zipped(f / "w.npz", npy(HUGE)),
+    ("w.npz", "with a call"): lambda f: zipped(f / "w.npz", npy(CALL)),
+    ("w.pth", "a list that holds itself"): lambda f: pth(f, pickled=b"\x80\x02]q\x00h\x00a."),
+    ("w.pth", "200,000 lists"): lambda f: pth(f, pickled=PICKLES["200,000 lists"]),
+    ("w.pth", "tuples as a key"): lambda f: pth(f, pickled=PICKLES["tuples in tuples as a key"]),
+    ("w.pth", "a huge shape"): lambda f: pth(f, {"w": (10**9,)}),
+    ("w.pth", "one storage of many tensors"): lambda f: pth(
+        f, {f"w{k}": (10**6,) for k in range(2000)}, numbers=bytes(4 * 10**6)
+    ),
+    ("w.pth", "a data.pkl of 100 MB"): lambda f: pth(f, pickled=b"\x80\x02" + b"N" * 10**8 + b"."),
+    ("splits", "deep"): lambda _: b"[" * 10**6,
+    (f"{ABOUT} of decoded frames", "deep"): lambda _: b'{"a":' * 10**6,
+    (f"{NAMES} of decoded frames", "huge"): lambda _: npy(HUGE),
+    (f"{FRAMES} of decoded frames", "with a call"): lambda _: npy(CALL),
+    ("MATLAB 7.3 file", "of 8 TB"): hdf5_of_no_end,
+    ("list of ids", "a billion"): lambda _: b",".join(
+        b"%d-%d" % (k * 10**6, k * 10**6 + 999_999) for k in range(1000)
+    ),
+    ("video", "a playlist"): lambda _: (
+        b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"
+    ),
+    ("png picture", "of 400 million pixels"): lambda _: png_of(20_000, 20_000),
+    ("png picture", "PostScript"): lambda _: (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    ),
+}
+
+
+def zipped(path: Path, content: bytes) -> bytes:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", content)
+    return path.read_bytes()
+
+
+def npy(header: bytes) -> bytes:
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(16)
+
+
+@pytest.mark.parametrize(("name", "what"), CRAFTED)
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_was_made_to_hurt_is_refused(tmp_path: Path, name: str, what: str) -> None:
+    path, read = READERS[name](tmp_path)
+    (tmp_path / "made").mkdir()
+    path.write_bytes(CRAFTED[name, what](tmp_path / "made"))
+    assert outcome(read, path) == "refused"

@@ -46,7 +46,7 @@ class _Dtype:
         self.spec = text.replace("a", "S")
         self.order = "="
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def __setstate__(self, state: Any) -> None:
         _, order, subarray, fields, offsets, *_ = state
         if subarray is not None or fields is not None or offsets is not None:
             raise RefusedError("a numpy array of records")
@@ -64,11 +64,11 @@ class _Dtype:
 class _Array(list[Any]):
     """A numpy array as a list of its elements."""
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def __setstate__(self, state: Any) -> None:
         shape, dtype, _, raw = state[-4:]  # old versions have no version number in front
         self.fill(shape, dtype, raw)
 
-    def fill(self, shape: tuple[int, ...], dtype: _Dtype, raw: Any) -> None:
+    def fill(self, shape: Any, dtype: Any, raw: Any) -> None:
         if not all(isinstance(size, int) for size in shape):
             raise ValueError("array of no possible shape")
         if sum(size != 1 for size in shape) > 1:
@@ -82,27 +82,27 @@ def _reconstruct(*_: object) -> _Array:
     return _Array()
 
 
-def _frombuffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], *_: object) -> _Array:
+def _frombuffer(raw: Any, dtype: Any, shape: Any, *_: object) -> _Array:
     array = _Array()
     array.fill(shape, dtype, raw)
     return array
 
 
-def _scalar(dtype: _Dtype, raw: Any) -> Any:
+def _scalar(dtype: Any, raw: Any) -> Any:
     if dtype.spec.startswith("O"):
         return raw
     (item,) = dtype.items(raw)
     return item
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """How protocols 0 to 2 spell bytes."""
     if codecs.lookup(encoding).name != "iso8859-1":
         raise RefusedError(f"text in the encoding {encoding!r:.40}")
     return text.encode("latin-1")
 
 
-def _bytes(value: str | bytes = b"", encoding: str = "latin1") -> bytes:
+def _bytes(value: Any = b"", encoding: Any = "latin1") -> bytes:
     return _encode(value, encoding) if isinstance(value, str) else bytes(memoryview(value))
 
 
@@ -119,7 +119,7 @@ def _frozenset(items: Any = ()) -> frozenset[Any]:
     return frozenset(checked_keys(items))
 
 
-def _str(value: str = "") -> str:
+def _str(value: Any = "") -> str:
     if not isinstance(value, str):  # that of a shared list can have any length
         raise RefusedError(f"a {type(value).__name__} turned into text")
     return value

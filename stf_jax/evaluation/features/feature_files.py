@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int8, Int64
@@ -189,7 +190,9 @@ def read_features(path: Path) -> FeatureSet:
     of_origin = [field.name for field in dataclasses.fields(FeatureOrigin)]
     origin = FeatureOrigin(**{name: values.pop(name).item() for name in of_origin})
     fields = [field.name for field in dataclasses.fields(FeatureSet)]
-    found = {name: np.array(values[name], _DTYPES.get(name)) for name in fields if name in values}
+    found: dict[str, Any] = {
+        name: np.array(values[name], _DTYPES.get(name)) for name in fields if name in values
+    }
     if (found["sources"][:, 0] < 0).all():
         del found["sources"]
     found["image_dir"] = str(values["image_dir"])

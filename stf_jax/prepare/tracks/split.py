@@ -15,7 +15,7 @@ TRAIN_RULES = ("odd", "even", "all", "none")
 
 
 MOST = 1_000_000  # numbers of one range
-MOST_IN_ALL = 10 * MOST
+MOST_IN_ALL = 2 * MOST
 
 
 def parse_numbers(text: str, what: str) -> list[int]:
