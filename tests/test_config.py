@@ -178,6 +178,12 @@ def test_values_out_of_range_and_such_that_do_not_fit_each_other(key, value, sai
         raise UserError(line)
 
 
+@pytest.mark.parametrize("key", ["seed", "data.height", "train.epochs"])
+def test_whole_numbers_beyond_64_bits_are_refused(key: str) -> None:
+    for value in (2**63, 10**5000):
+        assert findings({key: value})[0].startswith(f"config.{key} is a number beyond 64 bits: ")
+
+
 def test_tracklets_of_whole_identities() -> None:
     values = {"data.sampler": "identity", "data.tracklets": 6}
     (line,) = findings(values)
@@ -316,6 +322,9 @@ def test_files_that_are_no_configs(tmp_path: Path) -> None:
     [
         ("config.loss.triplet_margin = 0.3", r"'triplet_margin'; .* changed\(config, "),
         ("config.loss.", "invalid syntax"),
+        ("config = nowhere", "name 'nowhere' is not defined"),
+        ("raise RuntimeError", "RuntimeError"),
+        ("config.data.height / 0", "unsupported|division by zero"),
         ("config = changed(config, {'data.hight': 3})", "config.data.hight: no such key"),
     ],
 )

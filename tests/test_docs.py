@@ -34,6 +34,7 @@ PAGES = [
         "docs/training.md",
         "docs/own-video.md",
         "docs/several-hosts.md",
+        "docs/safety.md",
         "docs/measured.md",
     )
 ]

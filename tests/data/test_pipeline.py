@@ -392,6 +392,17 @@ def test_impossible_requests_are_refused_at_once(table, options, message):
         batches(table, plan, **{"height": 8, "width": 8, "buckets": (25,), **options})
 
 
+def test_padding_that_would_fill_the_memory_is_refused_by_the_image(tmp_path):
+    Image.fromarray(np.zeros((1, 30_000, 3), np.uint8)).save(tmp_path / "0010_1000_0000.png")
+    table = make_table(tmp_path, ["0010_1000_0000.png"], [1])
+    plan = evaluation_plan(table, num_devices=1, frames_per_device=25)
+    options = {"height": 8, "width": 8, "buckets": (25,)}
+    assert len(list(batches(table, plan, **options))) == 1
+    wide = AugmentConfig(pad_ratio=2.0)
+    with pytest.raises(UserError, match=r"0010_1000_0000\.png.*padded to the ratio 2 \(more than"):
+        list(batches(table, plan, **options, host_augment=wide))
+
+
 def test_tensorflow_stays_in_its_rooms():
     package = Path(pipeline.__file__).parents[1]
     users = {

@@ -104,3 +104,7 @@ def test_folder_without_the_variable(monkeypatch):
     monkeypatch.delenv("STF_JAX_WEIGHTS", raising=False)
     monkeypatch.setenv("HOME", "/somewhere")
     assert weights_folder() == Path("/somewhere/.cache/stf_jax/weights")
+
+
+def test_a_home_that_nobody_has():
+    assert "~nosuchuser/w.npz: no such home folder; write the path" in error_of("~nosuchuser/w.npz")
