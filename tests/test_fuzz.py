@@ -186,6 +186,30 @@ def features(folder: Path) -> Made:
     return folder / "features.npz", read
 
 
+def inside(whole: Callable[[Path], Made], part: str) -> Callable[[Path], Made]:
+    """A file within an archive by itself, so that what is changed in it has the right checksum."""
+
+    def make(folder: Path) -> Made:
+        path, read_archive = whole(folder)
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        (folder / "part").write_bytes(parts[part])
+
+        def read(changed: Path) -> None:
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, content in (parts | {part: changed.read_bytes()}).items():
+                    archive.writestr(name, content)
+            read_archive(path)
+
+        return folder / "part", read
+
+    return make
+
+
+PARTS = ("features", "cameras", "marks", "titles", "num_frames", "offsets", "names")
+PARTS += ("frame_weights", "image_dir", "sources", "flip", "chunk", "metric", "settings")
+
+
 def run_files(name: str) -> Callable[[Path], Made]:
     def make(folder: Path) -> Made:
         write_run_files(folder, to_json(Config()), {5: 0, 7: 1})
@@ -394,6 +418,9 @@ READERS: dict[str, Callable[[Path], Made]] = {
     **{f"{name} of a run": run_files(f"{name}.json") for name in ("config", "labels", "versions")},
     **{name: weights(name) for name in ("w.safetensors", "w.npz", "packed.npz", "w.pth")},
     **{f"{name} of decoded frames": decoded(name) for name in (ABOUT, FRAMES, NAMES)},
+    **{f"{part} of features": inside(features, f"{part}.npy") for part in PARTS},
+    "array of w.npz": inside(weights("w.npz"), "conv1.weight.npy"),
+    "pickle of w.pth": inside(weights("w.pth"), "w/data.pkl"),
     "splits": splits,
     "tracker's ids": sources,
     "list of names": names,
