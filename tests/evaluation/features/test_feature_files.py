@@ -97,7 +97,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lacks weights_digest, step, .*; write it with --mode"):
         read_features(path)
     write_features(path, dataclasses.replace(make_set(), cameras=np.array([1, 2])))
-    with pytest.raises(UserError, match="cameras: lengths do not fit 3 tracklets"):
+    with pytest.raises(UserError, match="cameras: lengths do not fit; expected 3 tracklets"):
         read_features(path)
     write_features(path, make_set())
     whole = path.read_bytes()
