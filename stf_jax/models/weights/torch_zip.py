@@ -18,7 +18,7 @@ import numpy as np
 
 from stf_jax.reading.arrays import check_archive, read_entry
 from stf_jax.reading.limits import MIB
-from stf_jax.reading.plain_pickle import PlainUnpickler, plain_dict
+from stf_jax.reading.plain_pickle import PlainUnpickler, RefusedError, plain_dict
 
 MOST_PICKLED = 64 * MIB  # of data.pkl: names and shapes
 TIMES = 4  # what the tensors may take up in all, and is read for them, for each byte of the file
@@ -135,6 +135,16 @@ class _Unpickler(PlainUnpickler):
         if kind != "storage" or not isinstance(storage, _Named) or not isinstance(key, str):
             raise ValueError("a reference to something else than numbers")
         return str(storage), key
+
+    def load_newobj(self) -> None:
+        """An object of a class that is not read: options, as training scripts keep them."""
+        self.stack.pop()
+        made = self.stack.pop()
+        if made is not Unread:
+            raise RefusedError("an object of a class")
+        self.stack.append(Unread())
+
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
 
     def load_build(self) -> None:
         """Attributes are set on nothing: those of a state dict are not needed."""
