@@ -207,18 +207,19 @@ def _check_data(config: Config) -> None:
 def _embed(config: Config, options: argparse.Namespace) -> None:
     from stf_jax.embed import embed_tracklets
     from stf_jax.evaluation.features.feature_files import write_features
+    from stf_jax.folder_lock import one_owner
 
     output: Path = options.output
-    output.parent.mkdir(parents=True, exist_ok=True)
-    found = embed_tracklets(
-        options.workdir,
-        options.input,
-        config=config,
-        checkpoint=options.checkpoint,
-        camera=options.camera,
-        frames_dir=output.with_name(output.stem + "_frames"),
-    )
-    write_features(output, found)
+    with one_owner(output.parent, f".{output.name}.lock"):
+        found = embed_tracklets(
+            options.workdir,
+            options.input,
+            config=config,
+            checkpoint=options.checkpoint,
+            camera=options.camera,
+            frames_dir=output.with_name(output.stem + "_frames"),
+        )
+        write_features(output, found)
     print(f"{found.num_tracklets} tracklets, {len(found.names)} frames; written: {output}")
 
 
@@ -226,6 +227,7 @@ def _match(options: argparse.Namespace) -> None:
     from stf_jax.evaluation.calibration import fit_calibration
     from stf_jax.evaluation.features.feature_files import read_features
     from stf_jax.evaluation.features.sources import join_pieces
+    from stf_jax.folder_lock import one_owner
     from stf_jax.match import match_tracklets, select_cameras, write_matches
     from stf_jax.prepare.tracks.split import parse_numbers
 
@@ -250,7 +252,8 @@ def _match(options: argparse.Namespace) -> None:
         same_camera=options.same_camera,
     )
     title = f"{options.query.stem} among {options.gallery.stem}"
-    page = write_matches(options.output, matches, title=title)
+    with one_owner(options.output):
+        page = write_matches(options.output, matches, title=title)
     print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")
 
 

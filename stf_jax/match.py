@@ -94,7 +94,9 @@ def write_matches(
     matches.csv has a row an entry: `query_row`, `query`, `place` (from 1), `gallery_row`,
     `gallery`, `distance`, `probability` (empty without calibration), and of query and gallery
     camera, the tracker's id, first and last frame (`query_camera`, `query_id`,
-    `query_first_frame` ...; empty where not known); rows count from 0.
+    `query_first_frame` ...; empty where not known); rows count from 0. A name that a spreadsheet
+    would run as a formula (`=...`) has an apostrophe before it; bytes of a name that are no UTF-8
+    are written as `\\udcXX`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,8 @@ def write_matches(
         ),
     )
     with atomic_write(folder / MATCHES_FILE) as temporary:
-        temporary.write_text(_table(matches), encoding="utf-8", newline="")
+        text = _table(matches)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     return page
 
 
@@ -151,6 +154,11 @@ def _source(features: FeatureSet, row: int) -> list[int | str]:
     return [int(features.cameras[row]), *("" if value < 0 else value for value in known)]
 
 
+def _cell(text: str) -> str:
+    """`text` as a cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def _table(matches: Matches) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -163,10 +171,10 @@ def _table(matches: Matches) -> str:
             writer.writerow(
                 [
                     row,
-                    tracklet_name(matches.query, row),
+                    _cell(tracklet_name(matches.query, row)),
                     place + 1,
                     entry,
-                    tracklet_name(matches.gallery, entry),
+                    _cell(tracklet_name(matches.gallery, entry)),
                     f"{matches.distances[row, place]:.6g}",
                     "" if chance is None else f"{chance[row, place]:.6g}",
                     *_source(matches.query, row),

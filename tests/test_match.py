@@ -2,7 +2,10 @@
 
 import csv
 import dataclasses
+import importlib
 import math
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from stf_jax.config import Config, to_json
 from stf_jax.errors import UserError
 from stf_jax.evaluation.calibration import Calibration, fit_calibration
 from stf_jax.evaluation.features.feature_files import FeatureSet, write_features
+from stf_jax.folder_lock import LOCK_FILE, one_owner
 from stf_jax.main import main
+from stf_jax.prepare import __main__ as prepare
 from stf_jax.run.run_files import write_run_files
 
 WEIGHTS = ("frame_weights", "intra_weights", "inter_weights")
@@ -235,3 +240,49 @@ def test_without_calibration_there_are_no_probabilities(tmp_path: Path) -> None:
     assert all("probable" not in query for query in page_data(tmp_path / "index.html")["queries"])
     with open(tmp_path / "matches.csv", newline="") as file:
         assert {line["probability"] for line in csv.DictReader(file)} == {""}
+
+
+def test_names_that_are_formulas_or_no_utf8_are_written(tmp_path: Path) -> None:
+    query = make_set([[1, 0], [0, 1]])
+    titles = np.array(["=1+1", "caf\udce9"])
+    gallery = dataclasses.replace(make_set([[1, 0], [0, 1]], "b"), titles=titles)
+    matches = stf_jax.match_tracklets(query, gallery, same_camera=True)
+    page = stf_jax.write_matches(tmp_path, matches)
+    with open(tmp_path / "matches.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["gallery"] for row in rows if row["place"] == "1"] == ["'=1+1", "caf\\udce9"]
+    names = [t["name"] for t in page_data(page)["tracklets"]["g"].values()]
+    assert names == ["=1+1", "caf\udce9"]
+    assert not list(tmp_path.glob("*.part"))
+
+
+WRITERS = {
+    "stf_jax.prepare.__main__": "synthetic --output OUT --identities 4 --train-identities 2",
+    "stf_jax.data.decode": "ROOT OUT --height 64 --width 32",
+    "stf_jax.data.video_reid_builder": "--layout ROOT --data-dir OUT --name here",
+    "stf_jax.match": "--mode match --workdir RUN --query Q --gallery Q --same-camera --output OUT",
+    "stf_jax.embed": "--mode embed --workdir RUN --input ROOT --output OUT/a.npz",
+}
+LOCKS = {"stf_jax.data.video_reid_builder": ".here.lock", "stf_jax.embed": ".a.npz.lock"}
+
+
+@pytest.mark.parametrize("module", WRITERS)
+def test_every_command_that_writes_a_folder_is_its_only_writer(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout, features, run = tmp_path / "layout", tmp_path / "q.npz", tmp_path / "run"
+    argv = f"synthetic --output {layout} --identities 4 --train-identities 2".split()
+    assert prepare.main(argv) == 0
+    write_features(features, make_set([[1, 0], [0, 1]]))
+    write_run_files(run, to_json(Config()), {})
+    names = {"OUT": tmp_path / "out", "ROOT": layout, "Q": features, "RUN": run}
+    words, lock = WRITERS[module], LOCKS.get(module, LOCK_FILE)
+    command = main if words.startswith("--mode") else importlib.import_module(module).main
+    for name, path in names.items():
+        words = re.sub(rf"\b{name}\b", str(path), words)
+    with one_owner(tmp_path / "out", lock):
+        before = sorted(tmp_path.rglob("*"))
+        assert command(words.split()) == 2
+        assert sorted(tmp_path.rglob("*")) == before
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{tmp_path / 'out'}: is being written by process {os.getpid()} on " in line

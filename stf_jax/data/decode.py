@@ -29,7 +29,8 @@ from stf_jax.data.layout.partitions import SUBSETS, load_layout
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Plan
 from stf_jax.errors import UserError, prints_user_errors
-from stf_jax.files import atomic_write
+from stf_jax.files import atomic_write, is_leftover
+from stf_jax.folder_lock import one_owner
 from stf_jax.reading.limits import read_json
 
 BLOCK = 256  # frames at most that share a checksum
@@ -181,7 +182,7 @@ def _claim(output: Path, receipt: Mapping[str, Any]) -> _Progress | None:
         except (AttributeError, KeyError, OSError, TypeError, ValueError):
             pass
         raise UserError(f"{output}: was begun with other images or options; give a new folder")
-    if any(output.iterdir()):
+    if not all(is_leftover(child.name) for child in output.iterdir()):
         raise UserError(
             f"{output}: is not empty and was not begun by this command; give a new folder"
         )
@@ -288,7 +289,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--threads: expected 1 or more")
     options = {k: v for k, v in vars(args).items() if k not in ("root", "output", "check")}
     try:
-        count = decode(args.root, args.output, **options)
+        with one_owner(args.output):
+            count = decode(args.root, args.output, **options)
     except KeyboardInterrupt:
         print("interrupted: the same command resumes where it stopped", file=sys.stderr)
         return 130

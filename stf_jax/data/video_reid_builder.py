@@ -37,6 +37,7 @@ from stf_jax.data.layout.partitions import SUBSETS, load_layout, read_partitions
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.files import atomic_write
+from stf_jax.folder_lock import one_owner
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not needed here, and it prints a notice
@@ -243,7 +244,7 @@ def build(builder: VideoReid, layout: Path) -> None:
     """Builds the data set of one layout: its folder appears complete or not at all.
 
     tfds writes into a folder `incomplete.*` next to it and renames that at the end. Those that
-    killed builds of the same data set left are removed first, so do not run two at a time.
+    killed builds of the same data set left are removed first; the command holds a lock.
 
     Raises:
         UserError: a layout with errors, an image that is gone, a full disk or a folder that cannot
@@ -288,12 +289,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "and '.', other than default"
             )
         config = VideoReidConfig(name=name, partitions=args.partitions, subsets=tuple(args.subsets))
-        builder = VideoReid(data_dir=args.data_dir, config=config)
-        if builder.is_prepared():
-            raise UserError(
-                f"{builder.data_path}: is built already; remove it or give another --name"
-            )
-        build(builder, args.layout)
+        with one_owner(args.data_dir, f".{name}.lock"):
+            builder = VideoReid(data_dir=args.data_dir, config=config)
+            if builder.is_prepared():
+                raise UserError(
+                    f"{builder.data_path}: is built already; remove it or give another --name"
+                )
+            build(builder, args.layout)
     except KeyboardInterrupt:
         print("interrupted: the same command starts the data set anew", file=sys.stderr)
         return 130

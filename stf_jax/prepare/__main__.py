@@ -1,11 +1,13 @@
 """The command `python -m stf_jax.prepare SOURCE ...`: any source -> the project's layout."""
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
 
 from stf_jax.errors import prints_user_errors
+from stf_jax.folder_lock import one_owner
 
 # A source is a module of this package with add_arguments(parser) and run(args), imported only
 # when it is used ("ilids-vid" is ilids_vid.py). Its docstring is its help, examples at the
@@ -57,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     module.add_arguments(parser)
     args = parser.parse_args(rest)
+    output = getattr(args, "output", None)
     try:
-        return module.run(args) or 0
+        with contextlib.nullcontext() if output is None else one_owner(output):
+            return module.run(args) or 0
     except OSError as error:
         if error.filename is None:
             raise

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stf_jax.errors import UserError
-from stf_jax.files import TEMPORARY_SUFFIX, atomic_write
+from stf_jax.files import TEMPORARY_SUFFIX, atomic_write, is_leftover
 from stf_jax.reading.limits import read_json
 
 
@@ -49,7 +49,9 @@ def claim_output(root: Path, receipt: Mapping[str, object]) -> tuple[Path, set[s
     if root.exists() and not root.is_dir():
         raise UserError(f"{root}: is not a folder")
     interrupted = f"{path.name}.*{TEMPORARY_SUFFIX}"
-    if root.exists() and any(not child.match(interrupted) for child in root.iterdir()):
+    if root.exists() and any(
+        not child.match(interrupted) and not is_leftover(child.name) for child in root.iterdir()
+    ):
         try:
             before = dict(read_json(path))
         except (OSError, TypeError, ValueError):

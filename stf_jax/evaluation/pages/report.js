@@ -64,12 +64,14 @@
     const frames = tracklet.frames;
     const weights = data.kinds.filter((kind) => tracklet.weights[kind]).map(
       (kind) => `${kind} ${tracklet.weights[kind].map(weight).join(", ")}`);
-    const image = element("img", {
-      class: "strip", src: `${data.folder}/${tracklet.strip}`, width: frames.length * frameWidth,
-      height: frameHeight, loading: printing ? "eager" : "lazy", decoding: "async",
-      alt: `${tracklet.name}: frames ${frames.join(", ")} of ${tracklet.length}` +
-        (weights.length ? `; weights relative to the mean: ${weights.join("; ")}` : ""),
-    });
+    const what = `${tracklet.name}: frames ${frames.join(", ")} of ${tracklet.length}` +
+      (weights.length ? `; weights relative to the mean: ${weights.join("; ")}` : "");
+    const loading = { height: frameHeight, loading: printing ? "eager" : "lazy", decoding: "async" };
+    const image = tracklet.strip
+      ? element("img", { class: "strip", src: `${data.folder}/${tracklet.strip}`, width: frames.length * frameWidth, ...loading, alt: what })
+      : element("div", { class: "strip frames", role: "img", "aria-label": what,
+          style: `width: ${frames.length * frameWidth}px; height: ${frameHeight}px` },
+        ...tracklet.files.map((src) => element("img", { src, width: frameWidth, ...loading, alt: "" })));
     return data.kinds.length ? [image, bars(tracklet)] : [image];
   }
 

@@ -1,10 +1,14 @@
 """The report: one page a person can look at, with film strips in files.
 
 `folder/index.html` holds everything but the strips, which are in `folder/strips/` and are loaded
-as they come into view. Nothing is fetched from anywhere else.
+as they come into view. They are drawn for the queries that the page shows first, up to
+`MAX_STRIPS`; of other tracklets it shows the frames' own files. Nothing is fetched from anywhere
+else.
 """
 
+import os
 import re
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +36,7 @@ PAGE_FILE = "index.html"
 STRIPS_FOLDER = "strips"
 TOP = 10  # entries of a ranked list that are shown
 FRAMES = 5  # of a film strip, at most
+MAX_STRIPS = 2_000  # about 4 ms each
 
 _STRIP_NAME = re.compile(r"[qg][0-9]{6,}\.jpg(\.[0-9a-f]{8}\.part)?")
 _KINDS = ("intra", "inter", "both")
@@ -96,22 +101,47 @@ def write_report(
     """
     strips = folder / STRIPS_FOLDER
     strips.mkdir(parents=True, exist_ok=True)
-    shown = np.unique(content.lists.entries[content.lists.entries >= 0])
-    everyone = np.arange(content.query.num_tracklets)
-    query_strips = write_strips(content.query, everyone, strips, "q", FRAMES, read_images)
-    gallery_strips = write_strips(content.gallery, shown, strips, "g", FRAMES, read_images)
+    queries, entries = _to_draw(content)
+    query_strips = write_strips(content.query, queries, strips, "q", FRAMES, read_images)
+    gallery_strips = write_strips(content.gallery, entries, strips, "g", FRAMES, read_images)
+    shown = np.unique(content.lists.entries[content.lists.entries >= 0]).tolist()
+    below = None if read_images else folder  # the pictures are files, to be named from there
     tracklets = {
-        "q": [_tracklet(content.query, row, strip) for row, strip in query_strips.items()],
-        "g": {row: _tracklet(content.gallery, row, s) for row, s in gallery_strips.items()},
+        "q": [
+            _tracklet(content.query, row, query_strips.get(row), below)
+            for row in range(content.query.num_tracklets)
+        ],
+        "g": {
+            row: _tracklet(content.gallery, row, gallery_strips.get(row), below) for row in shown
+        },
     }
     page = folder / PAGE_FILE
     with atomic_write(page) as temporary:
-        temporary.write_text(_render(content, tracklets), encoding="utf-8")
+        html = _render(content, tracklets)
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     kept = {*query_strips.values(), *gallery_strips.values()}
     for path in strips.iterdir():
         if _STRIP_NAME.fullmatch(path.name) and path.name not in kept:
             path.unlink()
     return page
+
+
+def _to_draw(content: ReportContent) -> tuple[np.ndarray, np.ndarray]:
+    """The queries that the page shows first and the entries of their lists, MAX_STRIPS in all."""
+    entries = content.lists.entries
+    if content.scoring is None:  # nearest first
+        near = np.where(entries >= 0, content.lists.distances, np.inf)
+        order = np.argsort(near.min(axis=1, initial=np.inf), kind="stable")
+    else:  # worst first
+        known = content.scoring.outcomes
+        order = np.lexsort((-known.first_ranks, known.average_precisions))  # NaN comes last
+    drawn: set[int] = set()
+    for count, row in enumerate(order.tolist()):
+        more = drawn | set(entries[row, entries[row] >= 0].tolist())
+        if count + 1 + len(more) > MAX_STRIPS:
+            return order[:count], np.array(sorted(drawn), np.int64)
+        drawn = more
+    return order, np.array(sorted(drawn), np.int64)
 
 
 def _environment() -> Environment:
@@ -188,15 +218,22 @@ def _score_parts(scoring: Scoring | None) -> dict[str, Any]:
     }
 
 
-def _tracklet(features: FeatureSet, row: int, strip: str) -> dict[str, Any]:
-    """What the page says of one tracklet; weights in hundredths of their chunk's mean."""
+def _tracklet(
+    features: FeatureSet, row: int, strip: str | None, below: Path | None
+) -> dict[str, Any]:
+    """What the page says of one tracklet; weights in hundredths of their chunk's mean.
+
+    Without a strip it names the frames' files, from the folder `below`, if they are files.
+    """
     chosen = strip_frames(features, row, FRAMES)
+    names = [bytes(features.names[features.offsets[row] + k]) for k in chosen]
+    files = [] if strip is not None or below is None else _addresses(features, names, below)
     weights = relative_weights(features, row)
     return {
         "name": tracklet_name(features, row),
         "person": int(features.person_ids[row]),
         "camera": int(features.cameras[row]),
-        "strip": strip,
+        **({"files": files} if strip is None else {"strip": strip}),
         "length": int(features.offsets[row + 1] - features.offsets[row]),
         "frames": (chosen + 1).tolist(),
         "weights": {
@@ -204,6 +241,11 @@ def _tracklet(features: FeatureSet, row: int, strip: str) -> dict[str, Any]:
             for kind, values in weights.items()
         },
     }
+
+
+def _addresses(features: FeatureSet, names: Sequence[bytes], below: Path) -> list[str]:
+    folder = os.fsencode(os.path.relpath(features.image_dir, below))
+    return [urllib.parse.quote(os.path.join(folder, name)) for name in names]
 
 
 def _query(content: ReportContent, row: int) -> dict[str, Any]:

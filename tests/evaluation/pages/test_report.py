@@ -5,14 +5,17 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from origins import make_origin
+from page_reader import page_data
 from PIL import Image
 
 from stf_jax.evaluation import bootstrap_intervals, pairwise_distances, rank_gallery
 from stf_jax.evaluation.features.feature_files import FeatureSet
+from stf_jax.evaluation.pages import report
 from stf_jax.evaluation.pages.report import ReportContent, Scoring, outcomes, write_report
 from stf_jax.evaluation.ranked_lists import camera_pairs, distance_histogram, nearest
 from stf_jax.evaluation.scores import make_scores
@@ -425,3 +428,52 @@ def test_images_that_are_in_no_folder(content: ReportContent, page: Path, tmp_pa
     found = {path.name: path.read_bytes() for path in (tmp_path / "strips").iterdir()}
     assert found == wanted
     assert len(set(found.values())) > 10
+
+
+def test_only_what_the_page_shows_first_is_drawn(
+    content: ReportContent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others' frames are named where they lie, whatever bytes are in their names."""
+    monkeypatch.setattr(report, "MAX_STRIPS", 20)
+    images = tmp_path / "images"
+    images.symlink_to(content.query.image_dir)
+    moved = dataclasses.replace(content.query, image_dir=str(images))
+    page = write_report(tmp_path / "report", dataclasses.replace(content, query=moved))
+    undrawn = ["strip" in t for t in page_data(page)["tracklets"]["q"]].index(False)
+    odd = content.query.names.astype("S20")
+    odd[3 * undrawn] = b"caf\xe9 #1.jpg"
+    moved = dataclasses.replace(moved, names=odd)
+    page = write_report(tmp_path / "report", dataclasses.replace(content, query=moved))
+    data = page_data(page)
+    drawn = {path.name for path in (page.parent / "strips").iterdir()}
+    tracklets = [*data["tracklets"]["q"], *data["tracklets"]["g"].values()]
+    assert {t["strip"] for t in tracklets if "strip" in t} == drawn
+    assert 10 < len(drawn) <= 20
+    precisions = [q["ap"] if q["matches"] else 2 for q in data["queries"]]
+    has_strip = ["strip" in t for t in data["tracklets"]["q"]]
+    worst = [p for p, drawn in zip(precisions, has_strip, strict=True) if drawn]
+    others = [p for p, drawn in zip(precisions, has_strip, strict=True) if not drawn]
+    assert max(worst) <= min(others)
+    for query, has in zip(data["queries"], has_strip, strict=True):
+        if has:
+            assert all("strip" in data["tracklets"]["g"][str(e)] for e in query["entries"])
+    files = [name for t in tracklets for name in t.get("files", [])]
+    assert len(files) > 100
+    assert data["tracklets"]["q"][undrawn]["files"][0] == "../images/caf%E9%20%231.jpg"
+    found = [(page.parent / unquote(name)).exists() for name in files if "caf" not in name]
+    assert sum(found) >= len(found) - 2  # the last picture of either set is missing on purpose
+
+
+def test_frames_without_a_strip_are_shown(
+    content: ReportContent, tmp_path: Path, browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "MAX_STRIPS", 0)
+    page = write_report(tmp_path, content)
+    assert not list((tmp_path / "strips").iterdir())
+    browser.open(page.as_uri())
+    browser.wait(f"{SHOWN} === 10")
+    browser.wait(
+        "[...document.querySelectorAll('.query .frames img')].slice(0, 3)"
+        ".every(i => i.complete && i.naturalHeight === 20 && i.height === 96)"
+    )
+    assert browser.value("document.querySelector('.frames').ariaLabel").startswith("person ")
