@@ -312,6 +312,8 @@ def test_all_on_one_page_and_filters_cleared(page: Path, browser) -> None:
 
 def test_strips_come_into_view(page: Path, browser) -> None:
     browser.open(page.as_uri())
+    browser.wait(f"{SHOWN} === 10")
+    browser.value("document.querySelector('.query img').scrollIntoView()")
     browser.wait("document.querySelector('.query img').naturalWidth === 3 * 48")
 
 
@@ -472,6 +474,7 @@ def test_frames_without_a_strip_are_shown(
     assert not list((tmp_path / "strips").iterdir())
     browser.open(page.as_uri())
     browser.wait(f"{SHOWN} === 10")
+    browser.value("document.querySelector('.query .frames').scrollIntoView()")
     browser.wait(
         "[...document.querySelectorAll('.query .frames img')].slice(0, 3)"
         ".every(i => i.complete && i.naturalHeight === 20 && i.height === 96)"
