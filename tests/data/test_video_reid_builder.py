@@ -235,7 +235,7 @@ def test_what_cannot_be_written_or_read_is_one_line(tmp_path, capsys, monkeypatc
     words = ["--layout", str(tmp_path / "people"), "--data-dir"]
     assert video_reid_builder.main([*words, str(tmp_path / "file" / "data")]) == 2
     error = capsys.readouterr().err
-    assert "people/1.0.0: cannot be built (" in error.splitlines()[-1]
+    assert f"{tmp_path / 'file' / 'data'}: cannot be written (" in error.splitlines()[-1]
     assert "Traceback" not in error
 
     def vanish(root, *args, **options):
