@@ -242,7 +242,7 @@ class EvaluationConfig:
 class Config:
     """All of a run. `changed` makes another one of it."""
 
-    seed: int = number(0, "of weights, order and augmentation")
+    seed: int = number(0, "of weights, order and augmentation", 0, 2**32 - 1)
     pretrained: str = text(
         "",
         "starting weights: a file (.safetensors, .npz, .pth), hf://owner/repo/file, another run's "

@@ -341,3 +341,10 @@ def test_a_config_file_with_a_mistake_is_reported_in_a_line(
         load_config(path)
     assert str(path) in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_a_seed_that_jax_would_cut_is_refused() -> None:
+    """`jax.random.key` takes the lower 32 bits: 2**32 would be 0."""
+    check_config(changed(Config(), {"seed": 2**32 - 1}))
+    with pytest.raises(UserError, match="seed"):
+        check_config(changed(Config(), {"seed": 2**32}))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stf_jax.errors import UserError, prints_user_errors
+from stf_jax.reading.limits import read_json
 from stf_jax.run import checkpoint
 from stf_jax.run.evaluations import EVALUATIONS_FOLDER, SCORES_FILE
 from stf_jax.run.metrics_log import METRICS_FILE
@@ -98,7 +99,7 @@ def _no_checkpoint() -> str:
 
 
 def _json(path: Path) -> str:
-    json.loads(path.read_bytes())
+    read_json(path)
     return f"{path.stat().st_size:,} bytes"
 
 

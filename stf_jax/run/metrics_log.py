@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stf_jax.files import atomic_write
+from stf_jax.reading.limits import parse_json
 from stf_jax.run.run_log import on_terminal
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def progress_bar(total_steps: int, done: int = 0, *, shown: bool = True) -> tqdm
 def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:  # cut off in the middle, by a kill or a full disk
             continue
         if isinstance(entry, dict) and isinstance(entry.get("step"), int):

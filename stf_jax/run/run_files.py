@@ -22,6 +22,7 @@ import stf_jax
 from stf_jax.config import Config, from_json
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
+from stf_jax.reading.limits import read_json
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
@@ -228,7 +229,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _read_json(path: Path, kind: Any = dict) -> Any:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: not found beside {CONFIG_FILE}; copy the whole workdir") from None
     except ValueError as error:
