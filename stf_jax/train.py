@@ -209,14 +209,14 @@ def train(
         def own() -> None:
             checks.append(stack.enter_context(one_owner(workdir)))
 
-        def check_owned() -> None:
-            for check in checks:
-                check()
-                run_files.check_are_there(workdir, (LOG_FILE, METRICS_FILE))
-
         hosts.from_first(own)
         log = stack.enter_context(RunLog(writes=hosts.is_first()))
-        return _train(config, workdir, log, which, resume_anyway, check_owned)
+        try:
+            return _train(config, workdir, log, which, resume_anyway, checks)
+        except (UserError, OSError):
+            for check in checks:  # a workdir that is gone is the cause of whatever failed
+                check()
+            raise
 
 
 @contextmanager
@@ -237,8 +237,9 @@ def _train(
     run_log: RunLog,
     which: str | None,
     resume_anyway: bool,
-    check_owned: Callable[[], None],
+    checks: list[Callable[[], None]],
 ) -> dict[str, float]:
+    """`checks` raise UserError where the workdir is gone; what has to be there is added."""
     say = run_log.say
     num_devices = jax.device_count()
 
@@ -341,6 +342,13 @@ def _train(
             train_step, done=begun, first=start, last=end, folder=workdir / "profile", report=say
         ) as step,
     ):
+        if first:
+            there = LOG_FILE, METRICS_FILE
+            checks.append(lambda: run_files.check_are_there(workdir, there))
+
+        def check_owned() -> None:
+            for check in checks:
+                check()
 
         def log_steps(
             step: int, epoch: int, means: Mapping[str, float], speed: Mapping[str, float]

@@ -99,10 +99,10 @@ def child(prepare: Prepare, folder: Path, workdir: Path, **more: Any) -> tuple[i
             workdir.with_suffix(".json").write_text(json.dumps(contents(workdir)))
         return status
 
-    return forked(run)
+    return forked(run, 120 + 5 * more.get("train.epochs", 0))
 
 
-def forked(run: Callable[[], int]) -> tuple[int, str, float]:
+def forked(run: Callable[[], int], longest: float = 120) -> tuple[int, str, float]:
     """Call `run` in a child: this process may not use jax itself, as it could not fork then."""
     begun = time.monotonic()
     reading, writing = os.pipe()
@@ -119,7 +119,7 @@ def forked(run: Callable[[], int]) -> tuple[int, str, float]:
         os._exit(status)
     os.close(writing)
     # Of a child that hangs: killed, and reported.
-    watchdog = threading.Timer(120, os.kill, (pid, signal.SIGABRT))
+    watchdog = threading.Timer(longest, os.kill, (pid, signal.SIGABRT))
     watchdog.start()
     with os.fdopen(reading) as pipe:
         printed = pipe.read()
