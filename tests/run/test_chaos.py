@@ -1,7 +1,7 @@
 """A training run killed at moments that are drawn, and on a full disk, ends as one that was not.
 
 STF_CHAOS_KILLS=200 STF_CHAOS_SEED=1 pytest tests/run/test_chaos.py     more kills, other ones
-STF_SOAK_EPOCHS=1000 pytest tests/run/test_chaos.py                     and what a long run uses
+STF_SOAK_EPOCHS=450 pytest tests/run/test_chaos.py                      and what a long run uses
 """
 
 import json
