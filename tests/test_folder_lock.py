@@ -80,9 +80,12 @@ import os, sys, time
 from pathlib import Path
 from stf_jax.folder_lock import one_owner
 with one_owner(Path(sys.argv[1])):
+    begun = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(begun[1], b".")
         time.sleep(100)
+    os.read(begun[0], 1)
     print(child, flush=True)
     os.kill(os.getpid(), 9)
 """

@@ -314,7 +314,7 @@ def soak(folder: Path, epochs: int) -> None:
 
         train.validate = validate
 
-    more = {"train.epochs": epochs, "train.checkpoint_minutes": 0}
+    more: dict[str, Any] = {"train.epochs": epochs, "train.checkpoint_minutes": 0}
     status, printed, _ = child(prepare, folder, folder / "soaked", **more)
     assert status == 0, printed
     entries = [json.loads(line) for line in seen.read_text().splitlines()]

@@ -48,8 +48,8 @@ def slow_batches(*arguments):
             time.sleep(0.3)
         yield position, frames, batch
 
-def train_and_evaluate(config, workdir):
-    if train(config, workdir):
+def train_and_evaluate(config, workdir, *arguments, **options):
+    if train(config, workdir, *arguments, **options):
         evaluate_workdir(config, workdir, "latest", report=False)
 
 training.training_batches, training.train = slow_batches, train_and_evaluate
