@@ -207,19 +207,17 @@ def _check_data(config: Config) -> None:
 def _embed(config: Config, options: argparse.Namespace) -> None:
     from stf_jax.embed import embed_tracklets
     from stf_jax.evaluation.features.feature_files import write_features
-    from stf_jax.folder_lock import one_owner
 
     output: Path = options.output
-    with one_owner(output.parent, f".{output.name}.lock"):
-        found = embed_tracklets(
-            options.workdir,
-            options.input,
-            config=config,
-            checkpoint=options.checkpoint,
-            camera=options.camera,
-            frames_dir=output.with_name(output.stem + "_frames"),
-        )
-        write_features(output, found)
+    found = embed_tracklets(
+        options.workdir,
+        options.input,
+        config=config,
+        checkpoint=options.checkpoint,
+        camera=options.camera,
+        frames_dir=output.with_name(output.stem + "_frames"),
+    )
+    write_features(output, found)
     print(f"{found.num_tracklets} tracklets, {len(found.names)} frames; written: {output}")
 
 
@@ -227,7 +225,6 @@ def _match(options: argparse.Namespace) -> None:
     from stf_jax.evaluation.calibration import fit_calibration
     from stf_jax.evaluation.features.feature_files import read_features
     from stf_jax.evaluation.features.sources import join_pieces
-    from stf_jax.folder_lock import one_owner
     from stf_jax.match import match_tracklets, select_cameras, write_matches
     from stf_jax.prepare.tracks.split import parse_numbers
 
@@ -252,8 +249,7 @@ def _match(options: argparse.Namespace) -> None:
         same_camera=options.same_camera,
     )
     title = f"{options.query.stem} among {options.gallery.stem}"
-    with one_owner(options.output):
-        page = write_matches(options.output, matches, title=title)
+    page = write_matches(options.output, matches, title=title)
     print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")
 
 
@@ -265,14 +261,18 @@ def _several_hosts(options: argparse.Namespace) -> bool:
 
 def _run(config: Config, options: argparse.Namespace) -> int:
     # Imported late: `--help` and a wrong option need not wait for the frameworks.
+    from stf_jax.folder_lock import one_owner
+
     if options.mode == "match":
-        _match(options)
+        with one_owner(options.output):  # a second one need not rank everything to be refused
+            _match(options)
         return 0
     from stf_jax.devices import use_compilation_cache
 
     use_compilation_cache(config.compilation_cache)
     if options.mode == "embed":
-        _embed(config, options)
+        with one_owner(options.output.parent, f".{options.output.name}.lock"):
+            _embed(config, options)
     elif options.mode == "evaluate":
         from stf_jax.evaluate import evaluate_weights, evaluate_workdir
 

@@ -1,14 +1,13 @@
 """The command `python -m stf_jax.run check WORKDIR`: is everything in a run's folder whole?"""
 
 import argparse
-import json
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stf_jax.errors import UserError, prints_user_errors
-from stf_jax.reading.limits import read_json
+from stf_jax.reading.limits import parse_json, read_json
 from stf_jax.run import checkpoint
 from stf_jax.run.evaluations import EVALUATIONS_FOLDER, SCORES_FILE
 from stf_jax.run.metrics_log import METRICS_FILE
@@ -79,8 +78,8 @@ def _metrics(path: Path) -> str:
     broken, steps = [], []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            steps.append(int(json.loads(line)["step"]))
-        except (ValueError, TypeError, KeyError, RecursionError):
+            steps.append(int(parse_json(line)["step"]))
+        except (ValueError, TypeError, KeyError):
             broken.append(number)
     if broken:
         raise ValueError(f"{len(broken)} broken lines, the first is line {broken[0]}")

@@ -29,6 +29,7 @@ from jaxtyping import PyTree
 from stf_jax.data.sampling import Position
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
+from stf_jax.reading.limits import read_json
 from stf_jax.run.tensor_checksums import (
     TensorInfo,
     differences,
@@ -239,9 +240,9 @@ def is_checkpoint(path: Path) -> bool:
 def read_scores(directory: Path, step: int) -> dict[str, float] | None:
     """The metrics of a step; None where their file is missing or broken."""
     try:
-        found = json.loads(_scores_file(directory, step).read_text())
+        found = read_json(_scores_file(directory, step))
         return {str(name): float(value) for name, value in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
@@ -407,7 +408,7 @@ def _add_metrics(manager: ocp.CheckpointManager, step: int, metrics: dict[str, f
 
 
 def _read_json(directory: Folder, step: int, part: str) -> Any:
-    return json.loads((Path(directory) / str(step) / part / "metadata").read_bytes())
+    return read_json(Path(directory) / str(step) / part / "metadata")
 
 
 def _read_contents(directory: Folder, step: int) -> dict[str, TensorInfo]:

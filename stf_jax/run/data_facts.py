@@ -1,5 +1,6 @@
 """What a run was trained on, in a few numbers, so that other data in its place are noticed."""
 
+import os
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +45,7 @@ def _contents(table: TrackletTable, rows: list[int]) -> int:
     checksum = 0
     for row in rows if table.num_frames else []:
         try:
-            contents = (table.image_dir / table.names[row].decode()).read_bytes()
+            contents = (table.image_dir / os.fsdecode(bytes(table.names[row]))).read_bytes()
         except OSError:  # its loss is for the reading of frames to count
             contents = b""
         checksum = zlib.crc32(contents, zlib.crc32(len(contents).to_bytes(8, "big"), checksum))

@@ -4,6 +4,7 @@
 entry for each start of the run: versions, code, devices, data), in the workdir.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -197,6 +198,7 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@functools.cache  # of the code that is running: a start asks twice
 def _code_digest() -> str:
     root = Path(stf_jax.__file__).resolve().parent
     digest = hashlib.sha256()
