@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarking import child, layers, memory, packing, results, roofline, settings, workload
+from benchmarking import (
+    child,
+    largest,
+    layers,
+    packing,
+    results,
+    roofline,
+    settings,
+    workload,
+)
 from benchmarking.lengths import (
     mars_table,
     padded_plan,
@@ -215,7 +224,10 @@ def test_remat_keeps_less_for_the_backward_pass():
 @pytest.mark.parametrize("guess", [1, 5, 37, 40, 200])
 @pytest.mark.parametrize("limit", [0, 1, 6, 37])
 def test_largest_batch_is_bracketed(limit, guess):
-    low, high = memory.largest_fitting(lambda size: size <= limit, guess)
+    tried = list(largest.bracket(lambda size: size <= limit, guess))
+    assert all(fitted == (size <= limit) for size, fitted in tried)
+    low = max((size for size, fitted in tried if fitted), default=0)
+    high = min(size for size, fitted in tried if not fitted)
     assert low <= limit < high
     assert high - low <= max(1, low // 8)
 

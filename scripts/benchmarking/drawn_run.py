@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,36 +21,48 @@ from stf_jax.run.metrics_log import read_metrics
 from stf_jax.train import train
 
 HEIGHT, WIDTH = 64, 32
-MEAN_POOLING = {
-    "model.frame_attention": (),
-    "model.stages": (4,),
-    "model.stage_attention": "mean",
+MODELS: dict[str, dict[str, Any]] = {
+    "fusion": {},
+    "late fusion": {"model.stages": (4,), "model.stage_attention": "mean"},
+    "mean pooling": {
+        "model.frame_attention": (),
+        "model.stages": (4,),
+        "model.stage_attention": "mean",
+    },
 }
+LONGER = 10  # times the demo's steps
 
 
 def run(settings: Settings) -> Iterator[Row]:
-    """Yield a row a run: the demo's fusion and mean pooling over seeds, then fusion in bfloat16.
+    """Yield a row a run: the demo's models over seeds, then fusion in bfloat16.
 
     On an accelerator the demo's 300 people and five seeds; on a CPU few people, few steps, two.
     """
+    yield from runs(settings, MODELS, 1)
+    bfloat16 = {"fusion, bfloat16": {"model.dtype": "bfloat16"}}
+    yield from runs(settings, bfloat16, 1, most_seeds=2)
+
+
+def runs(
+    settings: Settings, models: dict[str, dict[str, Any]], times: int, *, most_seeds: int = 5
+) -> Iterator[Row]:
+    """Yield a row for each seed of each model, trained `times` the demo's steps."""
     small = settings.platform == "cpu"
-    people, training, steps, seeds = (24, 12, 12, 2) if small else (300, 140, 240, 5)
+    people, training, steps, seeds = (24, 12, 12, 2) if small else (300, 140, 240, most_seeds)
     use_compilation_cache(settings.compilation_cache)
     with tempfile.TemporaryDirectory() as folder:
         root = draw(Path(folder), people, training)
         values = {
             "data.root": str(root),
             "data.source": "decoded",
-            "train.max_steps": steps,
+            "train.epochs": 100 * times,  # more than are needed
+            "train.max_steps": steps * times,
             "train.evaluate_before": False,
         }
         config = changed(load_config(ROOT / "configs" / "demo.py"), values)
         for seed in range(seeds):
-            for model, own in (("fusion", {}), ("mean pooling", MEAN_POOLING)):
+            for model, own in models.items():
                 yield score(changed(config, {**own, "seed": seed}), model, Path(folder))
-        for seed in range(min(seeds, 2)):
-            own = {"model.dtype": "bfloat16", "seed": seed}
-            yield score(changed(config, own), "fusion, bfloat16", Path(folder))
 
 
 def draw(folder: Path, people: int, training: int) -> Path:
