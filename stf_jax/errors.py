@@ -1,6 +1,7 @@
 """The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
 
 import contextlib
+import errno
 import functools
 import os
 import sys
@@ -10,6 +11,16 @@ from typing import Any, ParamSpec
 MAX_LINES = 10  # of an error that is printed
 MAX_LENGTH = 1000  # of each of them
 Arguments = ParamSpec("Arguments")
+# Of a disk, a network or a permission: they say nothing about what a file holds.
+_FAULTS = tuple(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH"),
+        *("ENETDOWN", "ENETUNREACH", "EREMOTEIO", "ENODEV", "ENXIO", "EACCES", "EPERM", "EROFS"),
+        *("ENOSPC", "EDQUOT", "EFBIG", "EMFILE", "ENFILE", "ENOLCK"),
+    )
+    if hasattr(errno, name)
+)
 
 
 class UserError(Exception):
@@ -18,6 +29,40 @@ class UserError(Exception):
     The message is one line per finding. Command line entry points print it to standard error
     and exit with status 2 (`prints_user_errors`); only other exceptions show a traceback.
     """
+
+
+def system_fault(error: BaseException) -> OSError | None:
+    """The failure of a disk, a network or a permission that `error` comes from, if it does.
+
+    Reading again can succeed, so that nothing may be thought damaged because of it. Of libraries
+    that raise their own errors the text is looked at.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FAULTS:
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    text = str(error)
+    number = next((number for number in _FAULTS if os.strerror(number) in text), None)
+    return None if number is None else OSError(number, os.strerror(number))
+
+
+def raise_system_fault(error: BaseException, file: str | os.PathLike[str]) -> None:
+    """Raise OSError, with the file's name, where `error` comes from a `system_fault`.
+
+    Or where the file or folder cannot be read now: some libraries say nothing of the system.
+    """
+    fault = system_fault(error)
+    try:
+        if os.path.isdir(file):
+            os.listdir(file)
+        else:
+            with open(file, "rb") as stream:
+                stream.read(1)
+    except OSError as again:
+        fault = fault or system_fault(again)
+    if fault is not None:
+        raise OSError(fault.errno, os.strerror(fault.errno or 0), os.fspath(file)) from error
 
 
 def shortened(text: str) -> str:
@@ -36,7 +81,10 @@ def shortened(text: str) -> str:
 
 
 def prints_user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
-    """Decorate a command: where it raises UserError, its lines are printed and the status is 2."""
+    """Decorate a command: where it raises UserError, its lines are printed and the status is 2.
+
+    So is a line for what the system refuses: a full disk, a network folder that is gone.
+    """
 
     @functools.wraps(main)
     def command(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
@@ -45,6 +93,14 @@ def prints_user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, in
                 return main(*args, **kwargs)
             except UserError as error:
                 print(f"error: {shortened(str(error))}", file=sys.stderr)
+                return 2
+            except OSError as error:
+                if error.errno is None:
+                    raise
+                where = error.filename or "a file or folder"
+                reason = f"{os.fsdecode(where)}: {error.strerror or error}"
+                hint = "what was written whole stays; fix it and run the same command again"
+                print(f"error: {shortened(f'{reason}; {hint}')}", file=sys.stderr)
                 return 2
 
     return command

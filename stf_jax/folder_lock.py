@@ -36,7 +36,8 @@ def one_owner(folder: Path, name: str = LOCK_FILE) -> Iterator[Callable[[], None
             that write other files of the folder (`.<file>.lock`).
 
     Returns:
-        A function that raises UserError where the folder was removed, or is no longer this one.
+        A function that raises UserError where the folder was removed, or is no longer this one,
+        and OSError where it cannot be reached.
 
     Raises:
         UserError: the folder has an owner, whose host, process and start are named; or it cannot
@@ -56,7 +57,8 @@ def one_owner(folder: Path, name: str = LOCK_FILE) -> Iterator[Callable[[], None
         stack.callback(_release, path, descriptor)
 
         def check() -> None:
-            if not _is_file_of(path, descriptor):
+            # A network that is gone is none of these: it raises OSError.
+            if not _is_there(path, descriptor):
                 raise UserError(
                     f"{folder}: was removed or replaced while it was written; what was in it is "
                     "lost; start again, in a folder that stays"
@@ -151,6 +153,13 @@ def _release(path: Path, descriptor: int) -> None:
             path.unlink()
     _held.discard(descriptor)
     os.close(descriptor)
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _is_file_of(path: Path, descriptor: int) -> bool:

@@ -142,6 +142,20 @@ def test_the_owner_notices_that_the_folder_is_gone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 
+def test_a_folder_that_cannot_be_reached_is_not_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    with one_owner(tmp_path / "run") as check:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", fails)
+            with pytest.raises(OSError, match="timed out"):
+                check()
+        check()
+
+
 @pytest.fixture
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that has no locks."""

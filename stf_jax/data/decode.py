@@ -137,8 +137,8 @@ def decode(
         (output / _PROGRESS).unlink()
     except OSError as error:
         raise UserError(
-            f"{output}: cannot be written ({error.strerror or error}); what is there stays; run "
-            "the same command again, it resumes where it stopped"
+            f"{error.filename or output}: {error.strerror or error}; what is in {output} stays; "
+            "run the same command again, it resumes where it stopped"
         ) from None
     return len(names)
 

@@ -29,7 +29,7 @@ from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.packed_steps import PlannedImages, packed_steps, planned_share
 from stf_jax.data.pictures import png_file
 from stf_jax.data.sampling import Plan
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, raise_system_fault
 from stf_jax.reading.arrays import read_npy
 from stf_jax.reading.limits import read_json
 
@@ -83,6 +83,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     try:
         about = read_json(folder / ABOUT)
     except (OSError, ValueError) as error:
+        raise_system_fault(error, folder / ABOUT)
         raise UserError(
             f"{folder / ABOUT}: cannot be read ({getattr(error, 'strerror', error)}); expected a "
             "folder that `python -m stf_jax.data.decode` has finished"
@@ -190,6 +191,7 @@ def read_array(path: Path, kinds: str, *, mapped: bool = False) -> np.ndarray:
     try:
         return read_npy(path, kinds, mapped=mapped)
     except (OSError, ValueError) as error:
+        raise_system_fault(error, path)
         raise UserError(
             f"{path}: cannot be read ({error}); expected what `python -m stf_jax.data.decode` "
             "wrote; decode again into a new folder"

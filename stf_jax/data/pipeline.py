@@ -21,6 +21,7 @@ from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.packed_steps import PlannedImages, packed_steps, planned_share
 from stf_jax.data.pictures import MAX_PIXELS, picture_format
 from stf_jax.data.sampling import Plan
+from stf_jax.errors import raise_system_fault
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not needed here, and it prints a notice
@@ -127,6 +128,7 @@ def batches(
         except tf.errors.NotFoundError:
             return "no such file", False
         except Exception as reason:  # of TensorFlow, or whatever `read_frames` raises
+            raise_system_fault(reason, table.image_dir / os.fsdecode(bytes(names[index])))
             return _first_line(reason), False
         return undecodable(contents) or misfit(contents), True
 

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from stf_jax.errors import UserError, prints_user_errors
+from stf_jax.errors import UserError, prints_user_errors, system_fault
 from stf_jax.reading.limits import parse_json, read_json
 from stf_jax.run import checkpoint
 from stf_jax.run.evaluations import EVALUATIONS_FOLDER, SCORES_FILE
@@ -55,7 +55,7 @@ def check_run_folder(workdir: Path, report: Callable[[str], object]) -> bool:
                 continue
             whole = False
             text = " ".join(f"{error or type(error).__name__}".split())
-            report(f"damaged  {name}: {text}")
+            report(f"{'unread ' if system_fault(error) else 'damaged'}  {name}: {text}")
     return whole
 
 

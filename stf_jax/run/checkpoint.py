@@ -6,7 +6,6 @@ A step's folder holds `model` (params and batch_stats), `training` (step, optimi
 and renames it when it is whole, so that a killed run leaves whole steps only.
 """
 
-import errno
 import functools
 import json
 import logging
@@ -14,7 +13,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from stf_jax.data.sampling import Position
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, raise_system_fault, system_fault
 from stf_jax.files import atomic_write
 from stf_jax.reading.limits import read_json
 from stf_jax.run.tensor_checksums import (
@@ -242,7 +241,8 @@ def read_scores(directory: Path, step: int) -> dict[str, float] | None:
     try:
         found = read_json(_scores_file(directory, step))
         return {str(name): float(value) for name, value in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise_system_fault(error, _scores_file(directory, step))
         return None
 
 
@@ -450,12 +450,20 @@ def _read_tensors(
 
 @contextmanager
 def _damage_reported(directory: Folder, step: int) -> Iterator[None]:
-    """Whatever is raised while reading a step that exists means that the step is damaged."""
+    """Whatever is raised while reading a step that exists means that the step is damaged.
+
+    But for what the system refuses: that is an OSError.
+    """
+    before = sys.unraisablehook
+    # Of many tensors that fail the first one ends the loop, of which the others then complain.
+    sys.unraisablehook = functools.partial(_but_for_closed_loops, before)
     try:
         yield
+        sys.unraisablehook = before
     except MemoryError:
         raise
     except Exception as error:
+        raise_system_fault(error, Path(directory) / str(step))
         what = _reason(error)
         others = [str(entry.step) for entry in describe(directory) if entry.step != step]
         hint = f"name another step: {', '.join(others)}" if others else "no other step is stored"
@@ -463,12 +471,17 @@ def _damage_reported(directory: Folder, step: int) -> Iterator[None]:
         raise UserError(f"{where}: damaged checkpoint ({what}); {hint}") from error
 
 
+def _but_for_closed_loops(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        hook(unraisable)
+
+
 def _reason(error: Exception) -> str:
     """The error in a line; the system's words of what it is rather than Orbax's of where."""
     text = f"{error or type(error).__name__}"
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
-        if os.strerror(number) in text:
-            return os.strerror(number)
+    fault = system_fault(error)
+    if fault is not None:
+        return os.strerror(fault.errno or 0)
     return text.splitlines()[0][:200]
 
 

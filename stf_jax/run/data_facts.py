@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.errors import raise_system_fault
 
 _LOOKED_AT = 100  # images whose contents are read
 _COUNTS = ("tracklets", "frames", "persons")
@@ -44,9 +45,11 @@ def data_facts(table: TrackletTable, *, files: bool) -> dict[str, int]:
 def _contents(table: TrackletTable, rows: list[int]) -> int:
     checksum = 0
     for row in rows if table.num_frames else []:
+        path = table.image_dir / os.fsdecode(bytes(table.names[row]))
         try:
-            contents = (table.image_dir / os.fsdecode(bytes(table.names[row]))).read_bytes()
-        except OSError:  # its loss is for the reading of frames to count
+            contents = path.read_bytes()
+        except OSError as error:  # its loss is for the reading of frames to count
+            raise_system_fault(error, path)
             contents = b""
         checksum = zlib.crc32(contents, zlib.crc32(len(contents).to_bytes(8, "big"), checksum))
     return checksum

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stf_jax.config import Config, flat_values
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, raise_system_fault
 from stf_jax.reading.limits import read_json
 from stf_jax.run.checkpoint import find_step
 from stf_jax.run.restore import default_checkpoint
@@ -72,5 +72,6 @@ def _scored_by(config: Config) -> dict[str, Any]:
 def _data_of(folder: Path) -> str | None:
     try:
         return str(read_json(folder / SCORES_FILE)["data"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_system_fault(error, folder / SCORES_FILE)
         return None

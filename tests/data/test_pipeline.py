@@ -1,6 +1,8 @@
 """Batches against Pillow and a plain bilinear resize; resuming, threads, unreadable images."""
 
+import errno
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -327,6 +329,22 @@ def test_unreadable_images_can_be_left_out(own_table, caplog, threads):
     for row in bad:
         assert own_table.names[row].decode() in text
     assert "5 of 23 images" in text
+
+
+def test_a_network_that_is_gone_loses_no_frames(table):
+    """What cannot be read now may be whole: it is not skipped."""
+    plan = evaluation_plan(table, num_devices=1, chunk=4, frames_per_device=8)
+
+    def read(rows: np.ndarray) -> list[bytes]:
+        if rows[0] == 5:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return [
+            (table.image_dir / os.fsdecode(bytes(table.names[row]))).read_bytes() for row in rows
+        ]
+
+    with pytest.raises(OSError, match="Stale file handle") as refused:
+        collect(table, plan, on_corrupt="skip", read_frames=read)
+    assert refused.value.filename == str(table.image_dir / os.fsdecode(bytes(table.names[5])))
 
 
 def test_all_images_unreadable(own_table):

@@ -17,6 +17,9 @@ def test_the_sources_are_listed(capsys):
     assert "usage" in capsys.readouterr().err
 
 
+STAYS = "what was written whole stays; fix it and run the same command again"
+
+
 @pytest.mark.parametrize("source", ["marz", "__main__", "layout", "../mot"])
 def test_what_is_no_source_is_refused_in_one_line(source, capsys):
     assert command.main([source]) == 2
@@ -39,7 +42,11 @@ def test_every_source_has_help_with_an_example(source, capsys):
     ("error", "status", "printed"),
     [
         (UserError("a.txt: empty\nb.txt: empty"), 2, "error: a.txt: empty\nb.txt: empty\n"),
-        (FileNotFoundError(2, "No such file", "c.txt"), 2, "error: c.txt: No such file\n"),
+        (
+            FileNotFoundError(2, "No such file", "c.txt"),
+            2,
+            f"error: c.txt: No such file; {STAYS}\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted: run the same command again to resume\n"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from stf_jax.config import Config, to_json
 from stf_jax.data.sampling import Position
 from stf_jax.errors import UserError
+from stf_jax.run import checkpoint
 from stf_jax.run.__main__ import main
 from stf_jax.run.checkpoint import describe, find_step, open_manager, restore_window, save
 from stf_jax.run.recovery import clear_the_way, find_resume
@@ -71,6 +72,18 @@ def test_the_newest_whole_one_is_found_and_damaged_ones_are_moved(workdir: Path)
     assert [line.split(":")[0] for line in str(refused.value).split("\n")] == [
         str(checkpoints / step) for step in "21"
     ]
+
+
+def test_a_network_that_is_gone_is_no_damage(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("read failed [OS error 116: ESTALE Stale file handle]")  # as TensorStore
+
+    monkeypatch.setattr(checkpoint, "_restore", fails)
+    with pytest.raises(OSError, match="Stale file handle") as refused:
+        find_resume(workdir)
+    assert refused.value.filename == str(workdir / "checkpoints" / "3")
 
 
 def test_an_earlier_one_is_resumed_from_as_asked(workdir: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int8, Int64
 
 from stf_jax.data.layout.tracklets import TrackletTable
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, raise_system_fault
 from stf_jax.evaluation.distances import METRICS
 from stf_jax.evaluation.features.origin import FeatureOrigin
 from stf_jax.files import atomic_write
@@ -166,6 +166,7 @@ def read_features(path: Path) -> FeatureSet:
     try:
         values = read_npz(path, kinds="biufUS")
     except (OSError, ValueError) as error:
+        raise_system_fault(error, path)
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a complete .npz file ({reason}); {hint}") from error
     missing = [name for name in _HELD if name not in values and name != "sources"]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from stf_jax.cores import usable_cores
 from stf_jax.data.pictures import orientation
 from stf_jax.data.pipeline import undecodable
+from stf_jax.errors import raise_system_fault
 
 _BLOCK = 64
 
@@ -37,6 +38,7 @@ def _check(path: Path) -> ImageCheck:
         check.problem = "missing"
         return check
     except OSError as error:
+        raise_system_fault(error, path)  # no image is bad because of it
         check.problem = f"cannot be read ({error.strerror})"
         return check
     if not data:
