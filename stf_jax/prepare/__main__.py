@@ -19,6 +19,7 @@ SOURCES = {
     "mars": "MARS, from its authors' folders and tables",
     "ilids-vid": "iLIDS-VID, all ten splits",
     "prid2011": "PRID2011 multi-shot, all ten splits",
+    "pku-reid": "PKU-Reid, ten splits, both ways",
     "ls-vid": "LS-VID, from its authors' lists",
     "verify": "no source: checks a layout, and fixes its partitions file",
 }

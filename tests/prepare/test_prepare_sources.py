@@ -3,7 +3,9 @@ import pytest
 from stf_jax.prepare.__main__ import SOURCES, main
 
 
-@pytest.mark.parametrize("source", ["mot", "mars", "ilids-vid", "prid2011", "ls-vid", "verify"])
+@pytest.mark.parametrize(
+    "source", ["mot", "mars", "ilids-vid", "prid2011", "ls-vid", "pku-reid", "verify"]
+)
 def test_every_source_has_help_with_an_example(source, capsys):
     assert source in SOURCES
     with pytest.raises(SystemExit) as caught:
@@ -12,7 +14,7 @@ def test_every_source_has_help_with_an_example(source, capsys):
     assert f"python -m stf_jax.prepare {source} " in capsys.readouterr().out.partition("example")[2]
 
 
-@pytest.mark.parametrize("source", ["mars", "ilids-vid", "prid2011", "ls-vid"])
+@pytest.mark.parametrize("source", PUBLISHED)
 def test_a_missing_source_is_one_line_and_status_2(source, tmp_path, capsys):
     options = ["--source", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]
     assert main([source, *options]) == 2

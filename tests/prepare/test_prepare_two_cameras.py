@@ -8,7 +8,7 @@ import scipy.io
 
 from stf_jax.data.layout.partitions import GALLERY, QUERY, load_layout
 from stf_jax.errors import UserError
-from stf_jax.prepare import ilids_vid, prid2011
+from stf_jax.prepare import ilids_vid, pku_reid, prid2011
 from stf_jax.prepare.published import official_counts, two_cameras
 from stf_jax.prepare.published.source_tracklets import SourceTracklet
 
@@ -204,3 +204,61 @@ def test_bad_prid_splits_are_one_line(tmp_path, text, message):
 def test_prid_without_its_folders_is_one_line(tmp_path):
     with pytest.raises(UserError, match="has neither prid_2011/multi_shot/cam_a nor"):
         run(prid2011, tmp_path, tmp_path / "out")
+
+
+def write_pku(root, people, name):
+    for person in people:
+        for camera in (1, 2):
+            for orientation in range(1, 4):
+                path = root / name.format(person, camera, orientation)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(f"{person} {camera} {orientation}".encode())
+
+
+@pytest.mark.parametrize("name", ["{:03d}_{:02d}_{:d}.png", "{:03d}/{:02d}_{:d}.png"])
+def test_pku_reid_has_ten_splits_both_ways(tmp_path, capsys, name):
+    people = (1, 3, 4, 7, 110)
+    write_pku(tmp_path / "source", people, name)
+    (tmp_path / "source" / "README.txt").write_text("not a picture")
+    run(pku_reid, tmp_path / "source", tmp_path / "out")
+    for number in range(10):
+        order = np.random.RandomState(number).permutation(sorted(people)).tolist()
+        for way, queries in (("partitions", 1), ("reversed", 2)):
+            filename = f"{way}_{number:02d}.pkl"
+            trainval = table(tmp_path / "out", filename, "trainval")
+            assert trainval.person_ids.tolist() == [p for p in sorted(order[:2]) for _ in (1, 2)]
+            test = table(tmp_path / "out", filename, "test")
+            rows = list(zip(test.person_ids, test.cameras, test.marks, strict=True))
+            assert rows == [
+                (p, c, QUERY if c == queries else GALLERY)
+                for p in sorted(order[2:])
+                for c in (1, 2)
+            ]
+            contents = [(test.image_dir / name.decode()).read_bytes() for name in test.names]
+            assert contents == [
+                f"{p} {c} {o}".encode()
+                for p in sorted(order[2:])
+                for c in (1, 2)
+                for o in (1, 2, 3)
+            ]
+    printed = capsys.readouterr().out
+    assert "partitions_00.pkl to partitions_09.pkl, reversed_00.pkl to reversed_09.pkl" in printed
+    assert re.search(r"^identities +5 +114  109 fewer$", printed, re.M)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("001_03_1.png", "001_03_1.png: expected PERSON_CAMERA_ORIENTATION.png"),
+        ("face.png", "face.png: expected PERSON_CAMERA_ORIENTATION.png"),
+        ("1_1_1.jpg", "001_01_1.png: 1_1_1.jpg is person 1, camera 1, orientation 1, too"),
+        ("009_01_1.png", r"1 folders of people .* not there \(e.g. '9 in camera 2'\)"),
+    ],
+)
+def test_bad_pku_reid_is_one_line_and_leaves_nothing(tmp_path, more, message):
+    write_pku(tmp_path / "source", (1, 2), "{:03d}_{:02d}_{:d}.png")
+    (tmp_path / "source" / more).write_bytes(b"x")
+    with pytest.raises(UserError, match=message) as caught:
+        run(pku_reid, tmp_path / "source", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()

@@ -61,6 +61,20 @@ PRID2011 = {
     "gallery tracklets of a split": 89,
 }
 
+# Ma et al., "Orientation driven bag of appearances for person re-identification",
+# arXiv 1605.02464; ten random halvings are this project's.
+PKU_REID = {
+    "identities": 114,
+    "tracklets": 228,
+    "frames": 1_824,
+    "shortest": 8,
+    "longest": 8,
+    "splits": 10,
+    "train identities of a split": 57,
+    "query tracklets of a split": 57,
+    "gallery tracklets of a split": 57,
+}
+
 # Li et al., "Global-Local Temporal Representations for Video Person Re-Identification", ICCV 2019.
 # The lists of validation are not in every copy of the data set.
 LS_VID = {

@@ -136,10 +136,13 @@ def write_splits(
     tracklets: Sequence[SourceTracklet],
     splits: Sequence[Split],
     official: Mapping[str, int],
+    *,
+    both_ways: bool = False,
 ) -> None:
     """Places the images, writes a partitions file a split, prints counts and the official ones.
 
-    Camera 1 of the test half is the queries, camera 2 the gallery. `args` are source, output and
+    Camera 1 of the test half is the queries, camera 2 the gallery; with `both_ways` there are
+    files `reversed_NN.pkl`, too, where it is the other way round. `args` are source, output and
     copy; `title` names the data set.
 
     Raises:
@@ -148,23 +151,34 @@ def write_splits(
     groups = {(tracklet.person_id, tracklet.camera): [tracklet] for tracklet in tracklets}
     source = title.lower().replace("-", "_")
     receipt = {"source": source, "splits": [[[*s.train], [*s.test]] for s in splits]}
-    partitions = [f"partitions_{number:02d}.pkl" for number in range(len(splits))]
+    ways = {"partitions": 1, "reversed": 2} if both_ways else {"partitions": 1}
+    files = [
+        (f"{way}_{number:02d}.pkl", queries, split)
+        for way, queries in ways.items()
+        for number, split in enumerate(splits)
+    ]
     names, placed = place_images(
-        args.source, groups, args.output, receipt, copy=args.copy, partitions=partitions
+        *(args.source, groups, args.output, receipt),
+        copy=args.copy,
+        partitions=[filename for filename, _, _ in files],
     )
     # partitions_00.pkl comes last: where it is, the layout is whole.
-    for split, filename in reversed(list(zip(splits, partitions, strict=True))):
+    for filename, queries, split in reversed(files):
         test = [(names[person, camera], camera) for camera in (1, 2) for person in split.test]
         write_partitions(
             args.output,
             trainval=[n for person in split.train for c in (1, 2) for n in names[person, c]],
             test=[name for group, _ in test for name in group],
-            test_marks=[QUERY if camera == 1 else GALLERY for group, camera in test for _ in group],
+            test_marks=[
+                QUERY if camera == queries else GALLERY for group, camera in test for _ in group
+            ],
             filename=filename,
             val_share=args.val_share,
         )
     print(comparison(title, counts(tracklets, splits), official))
-    print(f"images: {placed}\nwritten: {args.output / partitions[0]} to {partitions[-1]}")
+    written = f"{args.output / files[0][0]} to {files[len(splits) - 1][0]}"
+    also = f", {files[len(splits)][0]} to {files[-1][0]}" if both_ways else ""
+    print(f"images: {placed}\nwritten: {written}{also}")
 
 
 def counts(tracklets: Sequence[SourceTracklet], splits: Sequence[Split]) -> Mapping[str, int]:
