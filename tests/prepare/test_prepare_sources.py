@@ -3,9 +3,10 @@ import pytest
 from stf_jax.prepare.__main__ import SOURCES, main
 
 
-@pytest.mark.parametrize(
-    "source", ["mot", "mars", "ilids-vid", "prid2011", "ls-vid", "pku-reid", "verify"]
-)
+PUBLISHED = ["mars", "ilids-vid", "prid2011", "ls-vid", "pku-reid"]
+
+
+@pytest.mark.parametrize("source", ["mot", *PUBLISHED, "verify"])
 def test_every_source_has_help_with_an_example(source, capsys):
     assert source in SOURCES
     with pytest.raises(SystemExit) as caught:

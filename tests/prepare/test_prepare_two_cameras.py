@@ -235,12 +235,8 @@ def test_pku_reid_has_ten_splits_both_ways(tmp_path, capsys, name):
                 for c in (1, 2)
             ]
             contents = [(test.image_dir / name.decode()).read_bytes() for name in test.names]
-            assert contents == [
-                f"{p} {c} {o}".encode()
-                for p in sorted(order[2:])
-                for c in (1, 2)
-                for o in (1, 2, 3)
-            ]
+            groups = [f"{p} {c}" for p in sorted(order[2:]) for c in (1, 2)]
+            assert contents == [f"{group} {o}".encode() for group in groups for o in (1, 2, 3)]
     printed = capsys.readouterr().out
     assert "partitions_00.pkl to partitions_09.pkl, reversed_00.pkl to reversed_09.pkl" in printed
     assert re.search(r"^identities +5 +114  109 fewer$", printed, re.M)
@@ -251,7 +247,7 @@ def test_pku_reid_has_ten_splits_both_ways(tmp_path, capsys, name):
     [
         ("001_03_1.png", "001_03_1.png: expected PERSON_CAMERA_ORIENTATION.png"),
         ("face.png", "face.png: expected PERSON_CAMERA_ORIENTATION.png"),
-        ("1_1_1.jpg", "001_01_1.png: 1_1_1.jpg is person 1, camera 1, orientation 1, too"),
+        ("1_1_1.jpg", "1_1_1.jpg: 001_01_1.png is person 1, camera 1, orientation 1, too"),
         ("009_01_1.png", r"1 folders of people .* not there \(e.g. '9 in camera 2'\)"),
     ],
 )
