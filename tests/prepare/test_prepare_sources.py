@@ -2,7 +2,6 @@ import pytest
 
 from stf_jax.prepare.__main__ import SOURCES, main
 
-
 PUBLISHED = ["mars", "ilids-vid", "prid2011", "ls-vid", "pku-reid"]
 
 
