@@ -76,6 +76,9 @@ def get_config() -> Config:
             embed_dim=4096,  # C, channels of a stripe's feature
             frame_attention=("intra", "inter"),  # their mean weighs frames; (): all frames equally
             stage_attention="mean",  # or "learned", the paper's semantic attention
+            # or "bnneck": triplets before a last BatchNorm, classifier after it
+            neck="none",
+            neck_feature="after",  # the neck, is what is compared at test; or "before" it
             relation_padding="mask",  # or "reference", for weights trained by the published code
             # as published, no frame outweighs another by more than 2:1; False: softmax over time
             bounded_attention=True,

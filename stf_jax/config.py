@@ -122,6 +122,12 @@ class ModelConfig:
     stage_attention: str = choice(
         ("mean", "learned"), 'or "learned", the paper\'s semantic attention'
     )
+    neck: str = choice(
+        ("none", "bnneck"), 'or "bnneck": triplets before a last BatchNorm, classifier after it'
+    )
+    neck_feature: str = choice(
+        ("after", "before"), 'the neck, is what is compared at test; or "before" it'
+    )
     relation_padding: str = choice(
         ("mask", "reference"), 'or "reference", for weights trained by the published code'
     )

@@ -90,6 +90,8 @@ CHANGED: dict[str, Any] = {
     "model.embed_dim": 8,
     "model.frame_attention": ("inter",),
     "model.stage_attention": "learned",
+    "model.neck": "bnneck",
+    "model.neck_feature": "before",
     "model.relation_padding": "reference",
     "model.bounded_attention": False,
     "model.dtype": "bfloat16",

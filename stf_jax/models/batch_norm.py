@@ -153,14 +153,15 @@ class BatchNorm(nn.Module):
     In training by the moments of the rows that `mask` [n] keeps, and the running moments move by
     1 - `momentum` towards them, the variance unbiased as in torch; else by the running moments.
     A training call without any real row leaves the running moments alone. `residual` is added to
-    the result, and `relu` applied to that. Statistics are in float32 or wider; the result has
-    `dtype`.
+    the result, and `relu` applied to that. Without `train_bias` the bias gets no gradient.
+    Statistics are in float32 or wider; the result has `dtype`.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     scale_init: float = 1.0
     relu: bool = False
+    train_bias: bool = True
     axis_name: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -181,6 +182,8 @@ class BatchNorm(nn.Module):
             "scale", nn.initializers.constant(self.scale_init), (c,), self.param_dtype
         )
         bias = self.param("bias", nn.initializers.zeros, (c,), self.param_dtype)
+        if not self.train_bias:
+            bias = jax.lax.stop_gradient(bias)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), self.param_dtype)
         if train:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from stf_jax.config import ModelConfig
+from stf_jax.models.batch_norm import BatchNorm
 from stf_jax.models.fusion import (
     Embedding,
     IntraAttention,
@@ -31,13 +32,14 @@ from stf_jax.models.resnet import BACKBONES, ResNet
 class TemporalFusionOutput:
     """Outputs for B tracklets of T slots; S stripes, C channels, K classes, P stages."""
 
-    features: Float[Array, "b s c"]
+    features: Float[Array, "b s c"]  # to be compared; with a neck as `neck_feature` says
     logits: Float[Array, "b s k"] | None  # None without a classifier
     intra_weights: Float[Array, "b t"] | None  # each sums to 1 over real frames; None if off
     inter_weights: Float[Array, "b t"] | None
     frame_weights: Float[Array, "b t"]
     stage_features: Float[Array, "p b s c"]
     stage_weights: Float[Array, "b p"]
+    before_neck: Float[Array, "b s c"] | None = None  # of the triplet loss; None without a neck
 
 
 class TemporalFusionNet(nn.Module):
@@ -47,6 +49,8 @@ class TemporalFusionNet(nn.Module):
     `last_stride`, `last_dilation` of stage 4; `stages` fused, a subset of (1, 2, 3, 4) in ascending
     order; `num_stripes` S; `embed_dim` C; `frame_attention` a subset of ("intra", "inter"), their
     mean is taken, () is the plain mean over real frames; `stage_attention` "mean" or "learned";
+    `neck` "none" or "bnneck" (see `Neck`), `neck_feature` "after" or "before" which of its two
+    sides is `features`;
     `relation_padding` "mask" (padded slots count for nothing) or "reference" (the relation sums run
     over padded slots too, as published); `bounded_attention` keeps the published ReLU and
     sigmoid over the attentions' scores, False takes the softmax over time, with the relation's
@@ -66,6 +70,8 @@ class TemporalFusionNet(nn.Module):
     embed_dim: int = 4096
     frame_attention: tuple[str, ...] = ("intra", "inter")
     stage_attention: str = "mean"
+    neck: str = "none"
+    neck_feature: str = "after"
     relation_padding: str = "mask"
     bounded_attention: bool = True
     dtype: Any = jnp.float32
@@ -111,8 +117,12 @@ class TemporalFusionNet(nn.Module):
             self.relation = RelationNetwork(scale, not self.bounded_attention, **types)
         if self.stage_attention == "learned":
             self.stage_scorer = StageAttention(**types, name="stage_attention")
+        if self.neck == "bnneck":
+            self.neck_net = Neck(self.num_stripes, **synced, name="neck")
         if self.num_classes:
-            self.classifier = Classifier(self.num_classes, self.num_stripes, **types)
+            self.classifier = Classifier(
+                self.num_classes, self.num_stripes, self.neck == "none", **types
+            )
 
     def __call__(
         self,
@@ -172,9 +182,20 @@ class TemporalFusionNet(nn.Module):
             stage_weights = jnp.full((b, len(self.stages)), 1 / len(self.stages), wide)
         stage_features = stage_features.astype(stage_weights.dtype)
         features = jnp.einsum("bp,pbsc->bsc", stage_weights, stage_features)
-        logits = self.classifier(features) if self.num_classes else None
+        before = after = features
+        if self.neck == "bnneck":
+            after = self.neck_net(before, tracklet_real, train=train)
+            features = after if self.neck_feature == "after" else before
+        logits = self.classifier(after) if self.num_classes else None
         return TemporalFusionOutput(
-            features, logits, intra, inter, weights, stage_features, stage_weights
+            features,
+            logits,
+            intra,
+            inter,
+            weights,
+            stage_features,
+            stage_weights,
+            None if self.neck == "none" else before,
         )
 
     def _frame_weights(self, maps, tracklet, slot, mask, train):
@@ -213,11 +234,44 @@ class TemporalFusionNet(nn.Module):
         return self.embedding(stripe_means(fused, self.num_stripes), tracklet_real, train=train)
 
 
+class Neck(nn.Module):
+    """A last BatchNorm for each stripe, whose bias stays 0: it gets no gradient.
+
+    BNNeck of Luo et al., "Bag of Tricks and A Strong Baseline for Deep Person Re-identification"
+    (CVPRW 2019): distances are learnt before it, and the classifier, without bias, after it.
+    """
+
+    num_stripes: int
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "b s c"], mask: Bool[Array, " b"], *, train: bool
+    ) -> Float[Array, "b s c"]:
+        """Normalise the features; tracklets outside `mask` enter no statistics."""
+        options: dict[str, Any] = {
+            "train_bias": False,
+            "axis_name": self.axis_name,
+            "dtype": jnp.promote_types(self.dtype, jnp.float32),
+            "param_dtype": self.param_dtype,
+        }
+        return jnp.stack(
+            [
+                BatchNorm(**options, name=f"bn_{s}")(features[:, s], mask, train=train)
+                for s in range(self.num_stripes)
+            ],
+            1,
+        )
+
+
 class Classifier(nn.Module):
     """One linear classifier a stripe, C -> K; weights normal with deviation 0.001, bias 0."""
 
     num_classes: int
     num_stripes: int
+    use_bias: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -228,6 +282,7 @@ class Classifier(nn.Module):
             [
                 nn.Dense(
                     self.num_classes,
+                    self.use_bias,
                     kernel_init=nn.initializers.normal(0.001),
                     dtype=jnp.promote_types(self.dtype, jnp.float32),
                     param_dtype=self.param_dtype,

@@ -89,9 +89,8 @@ def train_step(
             method="packed",
             mutable=["batch_stats"],
         )
-        loss, parts = total_loss(
-            output.features, output.logits, labels, loss_options, axis_name=DEVICES
-        )
+        before = output.features if output.before_neck is None else output.before_neck
+        loss, parts = total_loss(before, output.logits, labels, loss_options, axis_name=DEVICES)
         right = (labels >= 0) & (output.logits.sum(1).argmax(-1) == labels)
         accuracy = right.sum() / mean_count(labels >= 0, DEVICES)
         return loss, (updated["batch_stats"], {"loss": loss, "accuracy": accuracy, **parts})

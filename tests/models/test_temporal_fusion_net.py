@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from stf_jax.models import BACKBONES, TemporalFusionNet
+from stf_jax.models.temporal_fusion_net import Neck
 
 B, T, H, W = 3, 4, 64, 32
 SMALL = TemporalFusionNet(num_classes=5, backbone="resnet10", num_stripes=2, embed_dim=6)
@@ -257,6 +258,75 @@ def test_learned_stage_attention_starts_as_the_mean(variables, output):
     close(found.features, expected)
 
 
+def normalised(x, scale, bias):
+    return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * scale + bias
+
+
+def test_neck_is_after_the_triplets_feature_and_before_the_classifier(random_variables):
+    """A BatchNorm over the tracklets that have frames; what it does in a test, too."""
+    model = SMALL.clone(neck="bnneck")
+    variables = random_variables(model, seed=1)
+    groups = variables["params"]["neck"], variables["batch_stats"]["neck"]
+    neck, old = jax.tree.map(np.asarray, groups)
+    frames, tracklet, slot = only_real_frames()
+    absent = tracklet == 1
+    tracklet[absent], frames[absent] = B, np.nan
+    found, updates = apply_packed(model, variables, frames, tracklet, slot, train=True)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, updates)))
+    real, new = [0, 2], updates["batch_stats"]["neck"]
+    before, after = np.asarray(found.before_neck)[real], np.asarray(found.features)[real]
+    assert set(variables["params"]["classifier"]["fc_0"]) == {"kernel"}
+    for s in range(2):
+        bn, was, now = f"bn_{s}", old[f"bn_{s}"], new[f"bn_{s}"]
+        close(after[:, s], normalised(before[:, s], neck[bn]["scale"], neck[bn]["bias"]), rtol=1e-3)
+        close(now["mean"], 0.9 * was["mean"] + 0.1 * before[:, s].mean(0))
+        close(now["var"], 0.9 * was["var"] + 0.1 * before[:, s].var(0, ddof=1))
+        kernel = np.asarray(variables["params"]["classifier"][f"fc_{s}"]["kernel"])
+        close(np.asarray(found.logits)[real, s], after[:, s] @ kernel)
+
+    tested = evaluate(model, variables, *batch())
+    plain = {kind: {n: v for n, v in of.items() if n != "neck"} for kind, of in variables.items()}
+    bare = evaluate(SMALL.clone(num_classes=0), plain, *batch())
+    assert bare.before_neck is None
+    close(tested.before_neck, bare.features)
+    moments = [
+        {k: np.stack([of[f"bn_{s}"][k] for s in (0, 1)]) for k in of["bn_0"]} for of in (old, neck)
+    ]
+    deviation = np.sqrt(moments[0]["var"] + 1e-5)
+    expected = (np.asarray(bare.features) - moments[0]["mean"]) / deviation * moments[1]["scale"]
+    close(tested.features, expected + moments[1]["bias"])
+    other = evaluate(model.clone(neck_feature="before"), variables, *batch())
+    np.testing.assert_array_equal(other.features, other.before_neck)
+    close(other.logits, tested.logits)
+
+
+def test_neck_over_devices_and_in_bfloat16():
+    """Its moments are those of all devices' tracklets; its bias gets no gradient."""
+    r = np.random.RandomState(3)
+    x = (5 + 3 * r.standard_normal((2, 4, 2, 6))).astype(np.float32)
+    mask = np.array([[1, 1, 1, 0], [0, 1, 0, 0]], bool)
+    x[~mask] = 1e4
+    neck = Neck(2, axis_name="devices", dtype=jnp.bfloat16)
+    variables = neck.init(jax.random.key(0), jnp.asarray(x[0]), jnp.asarray(mask[0]), train=False)
+
+    @partial(jax.vmap, axis_name="devices")
+    def apply(x, mask):
+        def loss(params):
+            found, _ = neck.apply(
+                {**variables, "params": params}, x, mask, train=True, mutable=["batch_stats"]
+            )
+            return jnp.where(mask[:, None, None], found**3 + found, 0).sum(), found
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    gradient, found = apply(jnp.asarray(x), jnp.asarray(mask))
+    assert found.dtype == jnp.float32
+    close(np.asarray(found)[mask], normalised(x[mask], 1, 0), rtol=1e-3)
+    for part in gradient.values():
+        np.testing.assert_array_equal(part["bias"], 0)
+        assert np.abs(part["scale"]).min() > 0
+
+
 def test_bfloat16_computes_near_float32_with_float32_weights(variables, output):
     model = SMALL.clone(dtype=jnp.bfloat16)
     found = evaluate(model, variables, *batch())
@@ -308,6 +378,10 @@ AFTER_G0 = 768 * 512 + 512 + 2 * (512 * 512 + 512) + 512 * 128 + 128 + 128 + 1
             23_508_032 + 8_400_896 + (8192 * 768 + 768 + AFTER_G0),
         ),
         (
+            {"num_classes": 625, "frame_attention": (), "neck": "bnneck"},
+            23_508_032 + 8_400_896 + 2 * 4096 + 4096 * 625,
+        ),
+        (
             {"num_classes": 7, "num_stripes": 2, "embed_dim": 32, "backbone": "resnet34"},
             21_284_672
             + 2 * (512 * 32 + 3 * 32)
@@ -353,6 +427,8 @@ def test_shapes(fields):
         {"frame_attention": ("intra", "intra")},
         {"frame_attention": ("both",)},
         {"stage_attention": "max"},
+        {"neck": "bn"},
+        {"neck_feature": "both"},
         {"relation_padding": "zero"},
         {"num_classes": -1},
         {"num_stripes": 0},

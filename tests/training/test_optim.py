@@ -306,7 +306,7 @@ def test_float64_parameters_stay_float64():
 
 
 def test_the_backbone_and_the_classifier_are_groups_of_their_own():
-    rest = ("embedding", "intra_attention", "relation", "stage_attention")
+    rest = ("embedding", "intra_attention", "relation", "stage_attention", "neck")
     params = {name: {"w": 0} for name in ("backbone", "classifier", *rest)}
     assert parameter_groups(params) == {
         "backbone": {"w": "backbone"},
@@ -316,8 +316,8 @@ def test_the_backbone_and_the_classifier_are_groups_of_their_own():
 
 
 def test_a_parameter_in_no_group_is_an_error():
-    with pytest.raises(ValueError, match=r"parameters neck: in no optimiser group"):
-        make_optimizer(OptimizerConfig(), 4, 8, {"backbone": jnp.ones(3), "neck": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"parameters head: in no optimiser group"):
+        make_optimizer(OptimizerConfig(), 4, 8, {"backbone": jnp.ones(3), "head": jnp.ones(2)})
 
 
 def test_classifier_only_epochs_need_a_classifier():

@@ -16,7 +16,7 @@ from stf_jax.devices import DEVICES
 from stf_jax.models import TemporalFusionNet
 from stf_jax.models.temporal_fusion_net import TemporalFusionOutput
 from stf_jax.models.variables import init_variables
-from stf_jax.training.losses import smoothed_cross_entropy
+from stf_jax.training.losses import batch_hard_triplet, smoothed_cross_entropy
 from stf_jax.training.state import TrainState, init_state
 from stf_jax.training.steps import mean_count, parallel_train_step, total_loss
 
@@ -158,7 +158,16 @@ class Plain(TemporalFusionNet):
 START = np.sin(np.arange(3.0 * K, dtype=np.float32)).reshape(3, K)
 
 
-def plain_steps(batch: PackedBatch, devices: int, *, at: int = 0, count: int = 1, **augment):
+def plain_steps(
+    batch: PackedBatch,
+    devices: int,
+    *,
+    at: int = 0,
+    count: int = 1,
+    kind: type[Plain] = Plain,
+    losses: LossConfig = OPTIONS,
+    **augment,
+):
     """Take steps of `Plain` with a learning rate of 1: their statistics, the state, the metrics."""
     optimizer = optax.sgd(1.0)
     variables = {
@@ -169,10 +178,10 @@ def plain_steps(batch: PackedBatch, devices: int, *, at: int = 0, count: int = 1
     state = TrainState(jnp.int32(at), state.params, state.batch_stats, state.opt_state)
     step = parallel_train_step(
         jax.devices()[:devices],
-        model=Plain(num_classes=K),
+        model=kind(num_classes=K),
         optimizer=optimizer,
         num_slots=T,
-        loss_options=OPTIONS,
+        loss_options=losses,
         augment_options=replace(PLAIN, **augment),
     )
     seen, metrics = [], {}
@@ -180,6 +189,29 @@ def plain_steps(batch: PackedBatch, devices: int, *, at: int = 0, count: int = 1
         state, metrics = step(state, batch, jax.random.key(3))
         seen.append(np.asarray(state.batch_stats["seen"]))
     return seen, jax.device_get(state), jax.device_get(metrics)
+
+
+def test_triplets_are_of_the_feature_before_the_neck() -> None:
+    class Necked(Plain):
+        def packed(self, *arguments, **options):
+            found = super().packed(*arguments, **options)
+            return found.replace(before_neck=jnp.sin(9 * found.features))
+
+    losses = replace(OPTIONS, triplet_weight=1.0)
+    batch = stacked(packed([0, 1, 2, 3], 10)).replace(labels=np.array([[0, 0, 1, 1]], np.int32))
+    found = []
+    for kind in (Plain, Necked):
+        seen, _, metrics = plain_steps(batch, 1, kind=kind, losses=losses)
+        means = np.zeros((B, 3))
+        np.add.at(means, batch.tracklet[0][batch.real[0]], seen[0].mean((1, 2))[batch.real[0]])
+        features = np.sin(9 * means) if kind is Necked else means
+        expected = batch_hard_triplet(
+            jnp.asarray(features, jnp.float32), jnp.asarray(batch.labels[0])
+        )
+        np.testing.assert_allclose(metrics["triplet"], expected, rtol=1e-4)
+        found.append(metrics)
+    assert found[0]["cross_entropy"] == found[1]["cross_entropy"]
+    assert found[0]["triplet"] != pytest.approx(found[1]["triplet"], rel=1e-2)
 
 
 def test_each_step_and_frame_is_augmented_by_its_own_number() -> None:

@@ -29,9 +29,7 @@ class FeatureOrigin:
 
 def feature_origin(config: Config, weights_digest: str, step: int) -> FeatureOrigin:
     """The origin of features that are extracted as `config` says."""
-    values, evaluation = flat_values(config), config.evaluation
-    # What model.remat saves in memory changes no feature.
-    names = [n for n in values if n in _KEYS or (n.startswith("model.") and n != "model.remat")]
+    evaluation = config.evaluation
     return FeatureOrigin(
         weights_digest=weights_digest,
         step=step,
@@ -39,8 +37,15 @@ def feature_origin(config: Config, weights_digest: str, step: int) -> FeatureOri
         flip=evaluation.flip,
         chunk=evaluation.chunk,
         chunk_weighting=evaluation.chunk_weighting,
-        settings=json.dumps({name: values[name] for name in names}, sort_keys=True),
+        settings=_settings(config),
     )
+
+
+def _settings(config: Config) -> str:
+    values = flat_values(config)
+    # What model.remat saves in memory changes no feature.
+    names = [n for n in values if n in _KEYS or (n.startswith("model.") and n != "model.remat")]
+    return json.dumps({name: values[name] for name in names}, sort_keys=True)
 
 
 def check_same_origin(**origins: FeatureOrigin) -> None:
@@ -49,10 +54,10 @@ def check_same_origin(**origins: FeatureOrigin) -> None:
     Raises:
         UserError: they differ; one line says in what.
     """
-    if len(set(origins.values())) == 1:
-        return
     ours, theirs = map(_values, origins.values())
     unlike = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if not unlike:
+        return
     if "weights" in unlike or "step" in unlike:  # the rest is of no use then
         unlike = ["weights", "step"]
     found = (
@@ -66,6 +71,7 @@ def check_same_origin(**origins: FeatureOrigin) -> None:
 
 
 def _values(origin: FeatureOrigin) -> dict[str, Any]:
-    """Everything that has to be equal, by name."""
+    """Everything that has to be equal, by name; keys that an older file lacks as they were then."""
     values = {"weights": origin.weights_digest[:8], **vars(origin)}
-    return values | json.loads(values.pop("settings"))
+    settings = json.loads(values.pop("settings"))
+    return values | json.loads(_settings(Config())) | settings

@@ -2,6 +2,7 @@
 
 The names are those of the reference implementation of the paper, whose backbone (below `base.`) is
 named as in torchvision. The learned stage attention was never published; it is `stage_attention`.
+The neck, which the reference lacks, is `neck.STRIPE`.
 A tensor's path in the Flax variables is (collection, group, ..., leaf).
 """
 
@@ -28,6 +29,7 @@ _GROUPS = {
     "relation_g": "relation",
     "relation_f": "relation",
     "stage_attention": "stage_attention",
+    "neck": "neck",
     "fc_list": "classifier",
 }
 # First parts of the backbone's names: what distinguishes a bare torchvision name from the others.
@@ -61,6 +63,8 @@ def _module_name(modules: Path) -> str:
             return f"relation_{net}.{2 * int(index)}"
         case ("stage_attention", "score"):
             return "stage_attention"
+        case ("neck", part):
+            return f"neck.{part.removeprefix('bn_')}"
         case ("classifier", part):
             return f"fc_list.{part.removeprefix('fc_')}"
         case _:

@@ -22,6 +22,7 @@ from stf_jax.weights import layer_report, main
 
 SMALL = TemporalFusionNet(num_classes=5, backbone="resnet18", num_stripes=2, embed_dim=6)
 LEARNED = SMALL.clone(stage_attention="learned")
+NECKED = SMALL.clone(neck="bnneck")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,15 @@ def test_there_and_back_is_exact(variables, state_dict):
     assert again.keys() == whole.keys()
     for name, array in whole.items():
         np.testing.assert_array_equal(again[name], array, err_msg=name)
+
+
+def test_a_neck_there_and_back(random_variables):
+    necked = random_variables(NECKED)
+    whole = variables_to_torch(necked, NECKED)
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    assert {f"neck.{s}.{leaf}" for s in (0, 1) for leaf in leaves} < set(whole)
+    assert "fc_list.0.bias" not in whole
+    check_same(variables_from_torch(whole, NECKED), necked)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])

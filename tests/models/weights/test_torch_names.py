@@ -43,6 +43,8 @@ TABLE = [
     ("params/relation/g_3/bias", (512,), "relation_g.6.bias", (512,)),
     ("params/relation/f_1/kernel", (128, 1), "relation_f.2.weight", (1, 128)),
     ("params/stage_attention/score/kernel", (12, 1), "stage_attention.weight", (1, 12)),
+    ("params/neck/bn_1/scale", (6,), "neck.1.weight", (6,)),
+    ("batch_stats/neck/bn_0/var", (6,), "neck.0.running_var", (6,)),
     ("params/classifier/fc_1/kernel", (6, 5), "fc_list.1.weight", (5, 6)),
 ]
 
@@ -64,7 +66,7 @@ def test_names_and_layouts(path, shape, name, there):
 
 
 def test_foreign_paths_have_no_name():
-    for path in (("params", "neck", "kernel"), ("params", "backbone", "conv1", "gamma")):
+    for path in (("params", "head", "kernel"), ("params", "backbone", "conv1", "gamma")):
         with pytest.raises(KeyError):
             torch_name(path)
     assert group_of("head.weight") is None
