@@ -43,6 +43,8 @@ def get_config() -> Config:
             tracklets_per_identity=4,  # K of the identity sampler; P is B / K
             min_frames=5,  # frames drawn from a tracklet: uniform from this
             max_frames=25,  # to this
+            # or "segments": one at random of each of as many equal parts
+            frame_sampling="random",
             frame_buckets=6,  # packed batch sizes compiled at most
             on_corrupt="error",  # or "skip" images that cannot be decoded, counted and logged
             max_lost=0.1,  # share of an epoch's images that training may skip; no step may lose all

@@ -37,6 +37,9 @@ class DataConfig:
     tracklets_per_identity: int = number(4, "K of the identity sampler; P is B / K", 1)
     min_frames: int = number(5, "frames drawn from a tracklet: uniform from this", 1)
     max_frames: int = number(25, "to this", 1)
+    frame_sampling: str = choice(
+        ("random", "segments"), 'or "segments": one at random of each of as many equal parts'
+    )
     frame_buckets: int = number(6, "packed batch sizes compiled at most", 1)
     on_corrupt: str = choice(
         ("error", "skip"), 'or "skip" images that cannot be decoded, counted and logged'
@@ -284,7 +287,8 @@ KEYS: dict[str, Field] = {f.name: f for f in fields(Config) if f.name not in _SE
 }
 # Keys that configs of older runs may lack; their defaults are what those runs did.
 _ADDED = (
-    *("augment.", "model.", "optimizer.", "data.max_lost", "data.source", "train.parallel"),
+    *("augment.", "model.", "optimizer.", "train.parallel"),
+    *("data.frame_sampling", "data.max_lost", "data.source"),
     *("evaluation.multi_query", "evaluation.single_gallery_shot", "evaluation.separate_camera_set"),
 )
 

@@ -62,6 +62,7 @@ CHANGED: dict[str, Any] = {
     "data.tracklets_per_identity": 3,
     "data.min_frames": 2,
     "data.max_frames": 3,
+    "data.frame_sampling": "segments",
     "data.frame_buckets": 2,
     "data.on_corrupt": "skip",
     "data.max_lost": 0.5,
@@ -193,7 +194,10 @@ WIRES: list[tuple[str, str, Callable[[Arguments], Any]]] = [
     ("data.width", "initialisation", given("width")),
     *(
         (f"data.{name}", function, given(name))
-        for name in ("sampler", "tracklets", "tracklets_per_identity", "min_frames", "max_frames")
+        for name in (
+            *("sampler", "tracklets", "tracklets_per_identity"),
+            *("min_frames", "max_frames", "frame_sampling"),
+        )
         for function in ("first plan", "plan", "buckets")
     ),
     ("data.max_frames", "step", given("num_slots")),

@@ -69,6 +69,7 @@ def training_plan(
     tracklets: int,
     min_frames: int = 5,
     max_frames: int = 25,
+    frame_sampling: str = "random",
     tracklets_per_identity: int = 4,
 ) -> Plan:
     """The plan of one epoch, a pure function of (table, seed, epoch) and the options.
@@ -93,6 +94,10 @@ def training_plan(
         tracklets: of a step, on all devices together; a multiple of D.
         min_frames: see above, at least 1.
         max_frames: T.
+        frame_sampling: "random": any so many frames, equally likely. "segments": the tracklet is
+            cut into so many segments, of L / number frames rounded either way, and one frame is
+            drawn from each (restricted random sampling; Li et al., "Diversity Regularized
+            Spatiotemporal Attention", CVPR 2018).
         tracklets_per_identity: K; `tracklets` must be a multiple of it. Only for "identity".
 
     Raises:
@@ -118,7 +123,14 @@ def training_plan(
         visits = _every_identity(rng, table, candidates, tracklets, tracklets_per_identity)
     else:
         raise UserError(f"sampler {sampler!r}: expected 'tracklet' or 'identity'")
-    frames = _draw_frames(rng, table.offsets, visits, min_frames, max_frames)
+    if frame_sampling not in ("random", "segments"):
+        raise UserError(f"frame_sampling {frame_sampling!r}: expected 'random' or 'segments'")
+    length = table.lengths[visits]
+    low, high = np.minimum(min_frames, length), np.minimum(max_frames, length)
+    count = rng.integers(low, high, endpoint=True)
+    draw = _draw_any if frame_sampling == "random" else _draw_from_segments
+    drawn = draw(rng, length, count, max_frames)
+    frames = np.where(drawn < 0, -1, table.offsets[visits, None] + drawn)
     global_index = _deal((frames >= 0).sum(axis=1).reshape(-1, tracklets), num_devices)
     at = global_index + tracklets * np.arange(len(global_index))[:, None, None]
     return Plan(visits[at], frames[at], global_index=global_index)
@@ -207,27 +219,35 @@ def _identity_order(
     return order[:total]
 
 
-def _draw_frames(
+def _draw_any(
     rng: np.random.Generator,
-    offsets: Int64[np.ndarray, " n_plus_1"],
-    tracklets: Int64[np.ndarray, " v"],
-    min_frames: int,
+    length: Int64[np.ndarray, " v"],
+    count: Int64[np.ndarray, " v"],
     max_frames: int,
 ) -> Int64[np.ndarray, "v t"]:
-    """Distinct frames of each visit, ascending, then -1."""
-    length = offsets[tracklets + 1] - offsets[tracklets]
-    low, high = np.minimum(min_frames, length), np.minimum(max_frames, length)
-    count = rng.integers(low, high, endpoint=True)
+    """`count` distinct ones of 0..length-1 of each visit, ascending, then -1."""
     # Floyd's algorithm, all visits at once: a uniform subset for any length in T draws.
     unused = np.iinfo(np.int64).max
-    chosen = np.full((len(tracklets), max_frames), unused)
+    chosen = np.full((len(length), max_frames), unused)
     for i in range(max_frames):
         top = np.maximum(length - count + i, 0)
         drawn = rng.integers(0, top, endpoint=True)
         taken = (chosen == drawn[:, None]).any(axis=1)
         chosen[:, i] = np.where(i < count, np.where(taken, top, drawn), unused)
     chosen.sort(axis=1)
-    return np.where(chosen == unused, -1, offsets[tracklets, None] + chosen)
+    return np.where(chosen == unused, -1, chosen)
+
+
+def _draw_from_segments(
+    rng: np.random.Generator,
+    length: Int64[np.ndarray, " v"],
+    count: Int64[np.ndarray, " v"],
+    max_frames: int,
+) -> Int64[np.ndarray, "v t"]:
+    """One of each of `count` segments of 0..length-1 of each visit, then -1."""
+    ends = np.arange(max_frames + 1) * length[:, None] // count[:, None]
+    drawn = rng.integers(ends[:, :-1], np.maximum(ends[:, 1:], ends[:, :-1] + 1))
+    return np.where(np.arange(max_frames) < count[:, None], drawn, -1)
 
 
 def training_buckets(

@@ -23,6 +23,7 @@ def plan_options(config: Config, num_devices: int) -> dict[str, Any]:
         "tracklets": data.tracklets,
         "min_frames": data.min_frames,
         "max_frames": data.max_frames,
+        "frame_sampling": data.frame_sampling,
         "tracklets_per_identity": data.tracklets_per_identity,
     }
 

@@ -98,6 +98,56 @@ def test_every_frame_is_as_likely():
     assert (np.abs(hits - share) < 5 * np.sqrt(share)).all()
 
 
+def test_segments_give_a_frame_each():
+    """By brute force: every drawn frame is of its segment, and all frames of it are drawn alike."""
+    table = make_table([9, 10, 4, 31])
+    low, high, epochs = 2, 6, 3000
+    hits, expected = np.zeros(54), np.zeros(54)
+    for epoch in range(epochs):
+        plan = training_plan(
+            table,
+            seed=0,
+            epoch=epoch,
+            num_devices=1,
+            tracklets=4,
+            min_frames=low,
+            max_frames=high,
+            frame_sampling="segments",
+        )
+        check_frames(table, plan, low, high)
+        for tracklet, rows in zip(plan.tracklets[0, 0], plan.frame_rows[0, 0], strict=True):
+            length, rows = table.lengths[tracklet], rows[rows >= 0]
+            frames = table.offsets[tracklet] + np.arange(length)
+            edges = [i * length // len(rows) for i in range(len(rows) + 1)]
+            for row, a, b in zip(rows, edges[:-1], edges[1:], strict=True):
+                assert abs((b - a) - length / len(rows)) < 1
+                assert row in frames[a:b]
+                hits[row] += 1
+                expected[frames[a:b]] += 1 / (b - a)
+    assert (np.abs(hits - expected) < 5 * np.sqrt(expected)).all()
+    assert hits.min() > 0
+
+
+def test_segments_change_the_frames_alone(mars):
+    def plan(frame_sampling, epoch=0):
+        return training_plan(
+            mars["train"],
+            seed=0,
+            epoch=epoch,
+            num_devices=2,
+            tracklets=8,
+            frame_sampling=frame_sampling,
+        )
+
+    one, other, again = plan("random"), plan("segments"), plan("segments")
+    for found, expected in zip(by_number(other), by_number(again), strict=True):
+        assert (found == expected).all()
+    assert (one.tracklets == other.tracklets).all()
+    assert (frame_counts(one) == frame_counts(other)).all()
+    assert (one.frame_rows != other.frame_rows).any()
+    assert (plan("segments", epoch=1).frame_rows != other.frame_rows).any()
+
+
 def test_a_plan_is_a_function_of_its_seed_and_epoch(mars):
     def plan(seed, epoch):
         return training_plan(mars["train"], seed=seed, epoch=epoch, num_devices=1, tracklets=4)
@@ -261,6 +311,7 @@ def test_unlabelled_tracklets_take_no_part(sampler):
         ({"sampler": "identity", "tracklets": 6}, "multiple"),
         ({"sampler": "identity", "tracklets": 44}, "10 identities"),
         ({"sampler": "person"}, "'identity'"),
+        ({"frame_sampling": "dense"}, "'segments'"),
         ({"min_frames": 0}, "min_frames"),
         ({"min_frames": 9, "max_frames": 8}, "max_frames"),
     ],
