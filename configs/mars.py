@@ -51,6 +51,7 @@ def get_config() -> Config:
             threads=0,  # decoding threads; 0: as many as usable cores
         ),
         augment=AugmentConfig(
+            per="frame",  # is drawn for; or "tracklet": alike in its frames
             mirror=0.5,  # probability of mirroring left to right
             blur=0.1,  # probability of a Gaussian blur
             blur_kernels=(1, 3),  # odd kernel sizes, equally likely; 1 is no blur

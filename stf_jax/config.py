@@ -63,12 +63,14 @@ class DataConfig:
 class AugmentConfig:
     """Random changes of training images; a probability of 0 switches one off.
 
-    Every frame is drawn for on its own. What is filled gets the image mean, the colour that
-    normalises to 0. The last three change what is resized and are done where images are decoded
-    (`stf_jax.data.pipeline`), the others on the device (`stf_jax.data.augment`). The reference's
-    recipe has crop, colour jitter and horizontal crop off and gives no limits: those are ours.
+    Every frame is drawn for on its own, or with `per` every tracklet. What is filled gets the image
+    mean, the colour that normalises to 0. The last three change what is resized and are done where
+    images are decoded (`stf_jax.data.pipeline`), the others on the device
+    (`stf_jax.data.augment`). The reference's recipe has crop, colour jitter and horizontal crop off
+    and gives no limits: those are ours.
     """
 
+    per: str = choice(("frame", "tracklet"), 'is drawn for; or "tracklet": alike in its frames')
     mirror: float = number(0.5, "probability of mirroring left to right", 0, 1)
     blur: float = number(0.1, "probability of a Gaussian blur", 0, 1)
     blur_kernels: tuple[int, ...] = key(

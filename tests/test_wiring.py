@@ -67,6 +67,7 @@ CHANGED: dict[str, Any] = {
     "data.on_corrupt": "skip",
     "data.max_lost": 0.5,
     "data.threads": 3,
+    "augment.per": "tracklet",
     "augment.mirror": 0.4,
     "augment.blur": 0.2,
     "augment.blur_kernels": (3, 5),
@@ -210,7 +211,7 @@ WIRES: list[tuple[str, str, Callable[[Arguments], Any]]] = [
     *((f"augment.{n}", "augmentation", attribute(n, "options")) for n in asdict(AugmentConfig())),
     *(
         (f"augment.{name}", "training batches", attribute(name, "host_augment"))
-        for name in ("horizontal_crop", "horizontal_crop_keep", "pad_ratio")
+        for name in ("horizontal_crop", "horizontal_crop_keep", "pad_ratio", "per")
     ),
     ("augment.pad_ratio", "evaluation batches", attribute("pad_ratio", "host_augment")),
     *(
@@ -545,7 +546,7 @@ EVERYTHING = AugmentConfig(
 @pytest.mark.parametrize("name", asdict(AugmentConfig()))
 def test_every_augmentation_key_changes_frames(tmp_path: Path, name: str) -> None:
     options = replace(EVERYTHING, **{name: CHANGED[f"augment.{name}"]})
-    if name in ("horizontal_crop", "horizontal_crop_keep", "pad_ratio"):
+    if name in ("horizontal_crop", "horizontal_crop_keep", "pad_ratio", "per"):
         make_layout(tmp_path / "set")
         table = load_layout(tmp_path / "set", "other.pkl").train
         assert table is not None

@@ -1,5 +1,7 @@
 """Augmentation on the device: uint8 frames -> normalised floats, parameters drawn for each frame.
 
+Frames of the same index have the same draws: that is how `AugmentConfig.per` draws for tracklets.
+
 Drawing parameters is separate from applying them, so that each augmentation is a plain function.
 The order: colour jitter (it works on 8-bit values), shift, mirror, blur, erasing, normalisation.
 """

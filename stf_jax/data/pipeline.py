@@ -78,8 +78,8 @@ def batches(
         max_lost: under "skip", the greatest share of the plan's images on `devices` that may be
             left out; less than 1, no step may lose all of its images either.
         threads: that decode; by default as many as the process may use cores.
-        host_augment: options of which `horizontal_crop`, `horizontal_crop_keep` and `pad_ratio`
-            are used; None does none of them.
+        host_augment: options of which `horizontal_crop`, `horizontal_crop_keep`, `pad_ratio` and
+            `per` are used; None does none of them.
         seed: of the random crops: at least 0, one number or several, such as (seed, epoch). A
             frame's crop depends on this and on its place in the plan.
         prefetch: steps that are read ahead.
@@ -246,6 +246,8 @@ def _kept_shares(plan: Plan, options: AugmentConfig, seed: int | Sequence[int]) 
         num_steps, _, _, num_slots = plan.frame_rows.shape
         steps = np.arange(num_steps)[:, None, None]
         draws = draws.reshape(2, num_steps, -1, num_slots)[:, steps, plan.global_index]
+    if options.per == "tracklet":
+        draws = np.broadcast_to(draws[..., :1], draws.shape)
     chance, place = draws
     low, high = options.horizontal_crop_keep
     share = low + (high - low) * place

@@ -62,18 +62,21 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Return the next state and this step's metrics; runs under a device axis named `DEVICES`.
 
-    `batch` is this device's share. `key` is the run's; the step is folded in, and each frame's
-    number in it, so that a resumed run draws the same augmentations, and one on other devices.
-    Gradients, statistics and metrics are averaged over the devices. With a model whose `axis_name`
-    is `DEVICES` the result does not depend on their number, but for the order of sums.
+    `batch` is this device's share. `key` is the run's; the step is folded in, and the number of
+    each frame, or tracklet, in it, so that a resumed run draws the same augmentations, and one on
+    other devices. Gradients, statistics and metrics are averaged over the devices. With a model
+    whose `axis_name` is `DEVICES` the result does not depend on their number, but for the order of
+    sums.
     """
     labels = batch.labels
     owner = jnp.minimum(batch.tracklet, len(labels) - 1)
+    # Frames of one number get the same draws.
+    within = batch.slot if augment_options.per == "frame" else 0
     frames = augment(
         jax.random.fold_in(key, state.step),
         batch.images,
         augment_options,
-        index=batch.global_index[owner] * num_slots + batch.slot,
+        index=batch.global_index[owner] * num_slots + within,
         dtype=model.dtype,
     )
 

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -219,6 +220,17 @@ def test_devices_share_the_frames_and_crops_of_one_device(table):
     )
     assert len(one) == 2
     assert one == two == four
+
+
+def test_frames_of_a_tracklet_may_be_cropped_alike(table):
+    """As each tracklet's first frame is where every frame is drawn for, on any devices."""
+    options = AugmentConfig(horizontal_crop=0.7)
+    for devices in (1, 2):
+        plan = training_plan(table, seed=0, epoch=1, num_devices=devices, tracklets=4)
+        shares = pipeline._kept_shares(plan, options, (3, 1))
+        alike = pipeline._kept_shares(plan, replace(options, per="tracklet"), (3, 1))
+        assert (alike == shares[..., :1]).all()
+        assert len(np.unique(alike)) > 1
 
 
 def test_hosts_get_their_share_of_the_devices(table):

@@ -237,6 +237,34 @@ def test_each_step_and_frame_is_augmented_by_its_own_number() -> None:
     assert by_number([0, 1, 2, 3]) == by_number([2, 0, 3, 1])
 
 
+def test_a_tracklets_frames_may_be_augmented_alike() -> None:
+    """Each frame as one of its tracklet's number 0 is, wherever tracklets lie."""
+    picture = packed([0], 3).images[0]
+    options: dict[str, Any] = {"mirror": 0.5, "erase": 0.8, "crop": 0.5, "hsv": 0.5}
+
+    def frames_of(order: list[int], devices: int = 1, **more) -> dict[int, list[bytes]]:
+        share = len(order) // devices
+        parts = [packed(order[i * share : (i + 1) * share], 9) for i in range(devices)]
+        found: dict[int, list[bytes]] = {}
+        for part in parts:
+            batch: Any = stacked(part)
+            images = np.broadcast_to(picture, batch.images.shape).copy()
+            (seen,), *_ = plain_steps(batch.replace(images=images), 1, **options, **more)
+            for frame, owner in zip(seen, part.tracklet, strict=True):
+                if owner < share:
+                    found.setdefault(int(part.global_index[owner]), []).append(frame.tobytes())
+        return found
+
+    alike, apart = (frames_of([0, 1, 2, 3], per=per) for per in ("tracklet", "frame"))
+    assert {row: len(frames) for row, frames in alike.items()} == dict(enumerate(LENGTHS))
+    for row, frames in alike.items():
+        assert set(frames) == {apart[row][0]}
+        assert len(set(apart[row])) == LENGTHS[row]
+    assert len({frames[0] for frames in alike.values()}) == B
+    for order, devices in (([2, 0, 3, 1], 1), ([0, 1, 2, 3], 2)):
+        assert frames_of(order, devices, per="tracklet") == alike
+
+
 def test_devices_agree_on_the_means_of_gradients_statistics_and_metrics() -> None:
     halves = [packed([0, 1], 6), packed([2, 3], 6)]
     each = [plain_steps(stacked(half), 1) for half in halves]
