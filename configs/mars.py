@@ -76,6 +76,7 @@ def get_config() -> Config:
             last_dilation=1,  # of the last stage; or 2
             stages=(2, 4),  # stages fused; the paper's figure shows three: (2, 3, 4)
             num_stripes=1,  # S, horizontal parts of a map
+            pooling="mean",  # over a stripe of a map; or "max"
             embed_dim=4096,  # C, channels of a stripe's feature
             frame_attention=("intra", "inter"),  # their mean weighs frames; (): all frames equally
             stage_attention="mean",  # or "learned", the paper's semantic attention

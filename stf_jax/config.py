@@ -117,6 +117,7 @@ class ModelConfig:
         "a tuple of some of 1, 2, 3, 4, ascending",
     )
     num_stripes: int = number(1, "S, horizontal parts of a map", 1)
+    pooling: str = choice(("mean", "max"), 'over a stripe of a map; or "max"')
     embed_dim: int = number(4096, "C, channels of a stripe's feature", 1)
     frame_attention: tuple[str, ...] = key(
         ("intra", "inter"),

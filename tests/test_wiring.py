@@ -89,6 +89,7 @@ CHANGED: dict[str, Any] = {
     "model.last_dilation": 2,
     "model.stages": (3, 4),
     "model.num_stripes": 2,
+    "model.pooling": "max",
     "model.embed_dim": 8,
     "model.frame_attention": ("inter",),
     "model.stage_attention": "learned",

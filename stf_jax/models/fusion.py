@@ -19,13 +19,17 @@ RELATION_F = (128, 1)
 RELATION_FRAMES = 4
 
 
-def stripe_means(maps: Float[Array, "n h w c"], num_stripes: int) -> Float[Array, "n s c"]:
-    """Average-pool `num_stripes` horizontal stripes of floor(h / num_stripes) rows each."""
+def pool_stripes(
+    maps: Float[Array, "n h w c"], num_stripes: int, how: str = "mean"
+) -> Float[Array, "n s c"]:
+    """The "mean" or "max" of `num_stripes` horizontal stripes of floor(h / num_stripes) rows."""
     n, h, w, c = maps.shape
     if h < num_stripes:
         raise ValueError(f"a map of {h} rows has no {num_stripes} stripes: use taller images")
     rows = h // num_stripes
     maps = maps[:, : rows * num_stripes].reshape(n, num_stripes, rows * w, c)
+    if how == "max":
+        return maps.max(2)
     wide = jnp.promote_types(maps.dtype, jnp.float32)
     return maps.mean(2, dtype=wide).astype(maps.dtype)
 

@@ -22,7 +22,7 @@ from stf_jax.models.fusion import (
     attention_weights,
     fuse_frames,
     normalise_over_time,
-    stripe_means,
+    pool_stripes,
 )
 from stf_jax.models.resnet import BACKBONES, ResNet
 
@@ -47,16 +47,15 @@ class TemporalFusionNet(nn.Module):
 
     Fields: `num_classes` identities of the classifier (0: none); `backbone` one of `BACKBONES`;
     `last_stride`, `last_dilation` of stage 4; `stages` fused, a subset of (1, 2, 3, 4) in ascending
-    order; `num_stripes` S; `embed_dim` C; `frame_attention` a subset of ("intra", "inter"), their
-    mean is taken, () is the plain mean over real frames; `stage_attention` "mean" or "learned";
-    `neck` "none" or "bnneck" (see `Neck`), `neck_feature` "after" or "before" which of its two
-    sides is `features`;
-    `relation_padding` "mask" (padded slots count for nothing) or "reference" (the relation sums run
-    over padded slots too, as published); `bounded_attention` keeps the published ReLU and
-    sigmoid over the attentions' scores, False takes the softmax over time, with the relation's
-    mean over the frames in place of its sum; `dtype` of the arithmetic, `param_dtype` of the
-    weights; `remat` to recompute instead of store; `axis_name` to synchronise BatchNorm over
-    devices.
+    order; `num_stripes` S; `pooling` of a stripe, "mean" or "max"; `embed_dim` C; `frame_attention`
+    a subset of ("intra", "inter"), their mean is taken, () is the plain mean over real frames;
+    `stage_attention` "mean" or "learned"; `neck` "none" or "bnneck" (see `Neck`), `neck_feature`
+    "after" or "before", which of its two sides is `features`; `relation_padding`
+    "mask" (padded slots count for nothing) or "reference" (the relation sums run over padded slots
+    too, as published); `bounded_attention` keeps the published ReLU and sigmoid over the
+    attentions' scores, False takes the softmax over time, with the relation's mean over the frames
+    in place of its sum; `dtype` of the arithmetic, `param_dtype` of the weights; `remat` to
+    recompute instead of store; `axis_name` to synchronise BatchNorm over devices.
 
     Raises ValueError, when first called, for a field outside these.
     """
@@ -67,6 +66,7 @@ class TemporalFusionNet(nn.Module):
     last_dilation: int = 1
     stages: tuple[int, ...] = (2, 4)
     num_stripes: int = 1
+    pooling: str = "mean"
     embed_dim: int = 4096
     frame_attention: tuple[str, ...] = ("intra", "inter")
     stage_attention: str = "mean"
@@ -205,7 +205,7 @@ class TemporalFusionNet(nn.Module):
         if self.frame_attention:
             real = tracklet < mask.shape[0]
             # A padded slot's descriptor is e(0): one zero row more, kept out of the statistics.
-            pooled = stripe_means(maps, self.num_stripes)
+            pooled = pool_stripes(maps, self.num_stripes, self.pooling)
             pooled = jnp.concatenate([pooled, jnp.zeros_like(pooled[:1])])
             rows = jnp.concatenate([real, jnp.zeros((1,), bool)])
             x = self.embedding(pooled, rows, train=train)
@@ -231,7 +231,8 @@ class TemporalFusionNet(nn.Module):
         fused = fuse_frames(maps, weights, tracklet, slot)
         for later in range(p + 1, 5):
             fused = self.backbone_net.stage(later, fused, tracklet_real, train=train)
-        return self.embedding(stripe_means(fused, self.num_stripes), tracklet_real, train=train)
+        pooled = pool_stripes(fused, self.num_stripes, self.pooling)
+        return self.embedding(pooled, tracklet_real, train=train)
 
 
 class Neck(nn.Module):

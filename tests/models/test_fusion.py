@@ -15,7 +15,7 @@ from stf_jax.models.fusion import (
     attention_weights,
     fuse_frames,
     normalise_over_time,
-    stripe_means,
+    pool_stripes,
 )
 
 
@@ -34,16 +34,19 @@ def sigmoid(x):
 @pytest.mark.parametrize("num_stripes", [1, 2, 3])
 def test_stripes_leave_the_rows_that_do_not_divide(num_stripes):
     maps = normal(2, 7, 3, 4)
-    found = stripe_means(jnp.asarray(maps), num_stripes)
+    found = pool_stripes(jnp.asarray(maps), num_stripes)
     rows = 7 // num_stripes
     for s in range(num_stripes):
         expected = maps[:, s * rows : (s + 1) * rows].mean((1, 2))
         np.testing.assert_allclose(found[:, s], expected, rtol=1e-5, atol=1e-6)
+    found = pool_stripes(jnp.asarray(maps), num_stripes, "max")
+    for s in range(num_stripes):
+        np.testing.assert_array_equal(found[:, s], maps[:, s * rows : (s + 1) * rows].max((1, 2)))
 
 
 def test_more_stripes_than_rows_is_an_error():
     with pytest.raises(ValueError, match="2 rows has no 3 stripes"):
-        stripe_means(jnp.zeros((1, 2, 2, 4)), 3)
+        pool_stripes(jnp.zeros((1, 2, 2, 4)), 3)
 
 
 def test_frames_are_fused_by_their_weights():

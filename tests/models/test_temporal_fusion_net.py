@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stf_jax.models import BACKBONES, TemporalFusionNet
+from stf_jax.models import BACKBONES, TemporalFusionNet, temporal_fusion_net
+from stf_jax.models.fusion import pool_stripes
 from stf_jax.models.temporal_fusion_net import Neck
 
 B, T, H, W = 3, 4, 64, 32
@@ -258,6 +259,18 @@ def test_learned_stage_attention_starts_as_the_mean(variables, output):
     close(found.features, expected)
 
 
+def test_maps_of_frames_and_of_stages_are_pooled_alike(monkeypatch):
+    pooled = []
+
+    def pool(maps, num_stripes, how="mean"):
+        pooled.append((maps.shape[0], how))
+        return pool_stripes(maps, num_stripes, how)
+
+    monkeypatch.setattr(temporal_fusion_net, "pool_stripes", pool)
+    outline(SMALL.clone(pooling="max"))
+    assert set(pooled) == {(6, "max"), (2, "max")}
+
+
 def normalised(x, scale, bias):
     return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * scale + bias
 
@@ -428,6 +441,7 @@ def test_shapes(fields):
         {"frame_attention": ("both",)},
         {"stage_attention": "max"},
         {"neck": "bn"},
+        {"pooling": "sum"},
         {"neck_feature": "both"},
         {"relation_padding": "zero"},
         {"num_classes": -1},
