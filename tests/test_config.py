@@ -49,6 +49,28 @@ def test_json_and_back(path: Path) -> None:
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
+@pytest.mark.parametrize("name", ["mars_strong", "ilids_vid_strong"])
+def test_the_strong_recipe(name: str) -> None:
+    config = load_config(MARS.with_name(f"{name}.py"))
+    data, model, loss, optimizer = config.data, config.model, config.loss, config.optimizer
+    assert (data.height, data.width, model.last_stride) == (256, 128, 1)
+    assert (data.sampler, data.tracklets, data.tracklets_per_identity) == ("identity", 32, 4)
+    assert (data.frame_sampling, data.min_frames, data.max_frames) == ("segments", 4, 8)
+    assert (optimizer.name, optimizer.weight_decay, optimizer.warmup_epochs) == ("adam", 5e-4, 10)
+    rates = {optimizer.lr_backbone, optimizer.lr_classifier, optimizer.lr_rest}
+    assert rates == {3.5e-4}
+    assert (loss.label_smoothing, loss.triplet_weight) == (0.1, 1.0)
+    assert (loss.triplet_distance, loss.triplet_margin) == ("cosine", 0.3)
+    augment = config.augment
+    assert (augment.per, augment.mirror, augment.erase) == ("tracklet", 0.5, 0.5)
+    assert (model.neck, model.neck_feature) == ("bnneck", "after")
+    assert config.evaluation.distance == "cosine"
+    # The method is the paper's.
+    method = ("stages", "frame_attention", "stage_attention", "embed_dim", "bounded_attention")
+    mars = load_config(MARS).model
+    assert [getattr(model, name) for name in method] == [getattr(mars, name) for name in method]
+
+
 def test_mars_is_the_published_recipe() -> None:
     config = load_config(MARS)
     assert (config.data.height, config.data.width) == (384, 128)
