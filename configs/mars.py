@@ -130,6 +130,8 @@ def get_config() -> Config:
             protocols=("step",),
             max_rank=50,  # of the CMC curve
             distance="euclidean",  # or "cosine"
+            # or "gallery", "training": whose mean feature of each camera is taken off
+            centring="none",
             flip=False,  # mean of a tracklet's feature and its mirror image's
             rerank=False,  # k-reciprocal re-ranking
             # or "mean", "max": pool the query features of each (person, camera) into one query;

@@ -34,6 +34,7 @@ from stf_jax.run.metrics_log import read_metrics
 # Options of `rank_table`; a row of scores.json lacks what is off.
 RULES: dict[str, Any] = {
     "distance": "euclidean",
+    "centring": "none",
     "multi_query": "",
     "separate_camera_set": False,
     "single_gallery_shot": False,
@@ -92,6 +93,11 @@ def untrained(workdir: Path, row: dict[str, Any]) -> dict[str, Any] | None:
 
 def ranking_of(workdir: Path, row: dict[str, Any], table: TrackletTable, **rules: Any) -> Ranking:
     """Rank a run's features again, as `row` was."""
+    if rules["centring"] == "training":
+        raise UserError(
+            f"{workdir}: scored by means of the training set, whose features are not there; "
+            "expected none or gallery; evaluate again (config.evaluation.centring)"
+        )
     path = workdir / "features.npz"
     found = read_features(path)
     if not np.array_equal(found.names, table.names):

@@ -230,6 +230,10 @@ class EvaluationConfig:
     )
     max_rank: int = number(50, "of the CMC curve", 1)
     distance: str = choice(("euclidean", "cosine"), 'or "cosine"')
+    centring: str = choice(
+        ("none", "gallery", "training"),
+        'or "gallery", "training": whose mean feature of each camera is taken off',
+    )
     flip: bool = flag(False, "mean of a tracklet's feature and its mirror image's")
     rerank: bool = flag(False, "k-reciprocal re-ranking")
     multi_query: str = choice(
@@ -293,6 +297,7 @@ _ADDED = (
     *("augment.", "model.", "optimizer.", "train.parallel"),
     *("data.frame_sampling", "data.max_lost", "data.source"),
     *("evaluation.multi_query", "evaluation.single_gallery_shot", "evaluation.separate_camera_set"),
+    "evaluation.centring",
 )
 
 

@@ -14,10 +14,10 @@ from stf_jax.evaluation.bootstrap import bootstrap_intervals
 from stf_jax.evaluation.features.feature_files import feature_set, write_features
 from stf_jax.evaluation.features.origin import feature_origin
 from stf_jax.evaluation.features.sources import read_sources
-from stf_jax.evaluation.features.table import extract_table
+from stf_jax.evaluation.features.table import extract_table, training_means
 from stf_jax.evaluation.pages.cmc_plot import plot_cmc
 from stf_jax.evaluation.pages.run_report import write_run_report
-from stf_jax.evaluation.scores import CHOSEN, format_table, make_scores, write_scores
+from stf_jax.evaluation.scores import CENTRING, CHOSEN, format_table, make_scores, write_scores
 from stf_jax.evaluation.scoring import rank_table
 from stf_jax.folder_lock import one_owner
 from stf_jax.run.evaluations import SCORES_FILE, evaluation_folder
@@ -110,10 +110,16 @@ def _score(
     chosen: bool = False,
     metrics: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    check_hosts(config, (table,), variables)
-    evaluation = config.evaluation
+    evaluation, data = config.evaluation, config.data
+    to_centre = (
+        evaluation_table(data, subset=data.train_subset)
+        if evaluation.centring == "training"
+        else None
+    )
+    check_hosts(config, (table, *([] if to_centre is None else [to_centre])), variables)
     read_frames = frame_source(config.data, config.data.eval_subset, table)
     extracted = extract_table(model, variables, table, config, read_frames=read_frames)
+    means = None if to_centre is None else training_means(model, variables, to_centre, config)
     if not hosts.is_first():
         return {}
     origin = feature_origin(config, digest(variables), about["step"])
@@ -125,6 +131,8 @@ def _score(
         name: getattr(evaluation, name)
         for name in ("distance", "flip", "chunk", "chunk_weighting", "multi_query")
     }
+    if evaluation.centring != "none":
+        options[CENTRING] = evaluation.centring
     if chosen:
         options[CHOSEN] = True
     rows: dict[str, dict[str, Any]] = {}
@@ -135,6 +143,8 @@ def _score(
             evaluation.protocols,
             max_rank=evaluation.max_rank,
             distance=evaluation.distance,
+            centring=evaluation.centring,
+            means=means,
             reranked=reranked,
             multi_query=evaluation.multi_query,
             single_gallery_shot=evaluation.single_gallery_shot,
@@ -145,8 +155,7 @@ def _score(
             label = f"{protocol}, re-ranked" if reranked else protocol
             intervals = bootstrap_intervals(ranking, seed=config.seed)
             rows[label] = make_scores(ranking, intervals, options={**options, "reranked": reranked})
-    data = {"data": str(config.data.root), "subset": config.data.eval_subset}
-    contents = {**about, **data, "rows": rows}
+    contents = {**about, "data": str(data.root), "subset": data.eval_subset, "rows": rows}
     write_scores(folder / SCORES_FILE, contents)
     plot_cmc({label: row["cmc"] for label, row in rows.items()}, folder / CMC_FILE)
     print(f"{said}, on {config.data.root} ({config.data.eval_subset}):")
@@ -154,7 +163,14 @@ def _score(
     names = [SCORES_FILE, FEATURES_FILE, CMC_FILE]
     if report:
         page = write_run_report(
-            folder / REPORT_FOLDER, config, found, table, contents, list(metrics), read_frames
+            folder / REPORT_FOLDER,
+            config,
+            found,
+            table,
+            contents,
+            list(metrics),
+            read_frames,
+            means,
         )
         names.append(str(page.relative_to(folder)))
     elif (folder / REPORT_FOLDER).is_dir():  # that of other scores than these

@@ -113,6 +113,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         action="store_true",
         help="keep the pieces of a track apart, into which prepare mot cut it (default: joined)",
     )
+    add(
+        "--centre-with",
+        metavar="NPZ",
+        help="take each camera's mean feature off first: that of these features of the same "
+        "cameras, or of the gallery itself (--centre-with gallery)",
+    )
     add("--top", type=int, default=10, help="entries of each list (default: %(default)s)")
     add(
         "--calibrate",
@@ -230,7 +236,8 @@ def _match(options: argparse.Namespace) -> None:
 
     calibration = None
     if options.calibrate is not None:
-        calibration = fit_calibration(read_features(options.calibrate))
+        centred = options.centre_with is not None
+        calibration = fit_calibration(read_features(options.calibrate), centred=centred)
         if options.prior is not None:
             calibration = calibration.with_prior(options.prior)
     sides = []
@@ -241,12 +248,17 @@ def _match(options: argparse.Namespace) -> None:
         found = select_cameras(found, cameras, option)
         sides.append(found if options.pieces else join_pieces(found))
     query, gallery = sides
+    centre_with = options.centre_with
+    if centre_with not in (None, "gallery"):
+        found = read_features(Path(centre_with))
+        centre_with = found if options.pieces else join_pieces(found)
     matches = match_tracklets(
         query,
         gallery,
         top=options.top,
         calibration=calibration,
         same_camera=options.same_camera,
+        centre_with=centre_with,
     )
     title = f"{options.query.stem} among {options.gallery.stem}"
     page = write_matches(options.output, matches, title=title)

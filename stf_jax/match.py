@@ -12,11 +12,13 @@ from jaxtyping import Float, Int
 
 from stf_jax.errors import UserError
 from stf_jax.evaluation.calibration import Calibration
+from stf_jax.evaluation.centring import camera_means, centre_pair
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.features.feature_files import FeatureSet, tracklet_name
 from stf_jax.evaluation.features.origin import check_same_origin
 from stf_jax.evaluation.pages.report import TOP, RankedLists, ReportContent, write_report
 from stf_jax.evaluation.ranked_lists import empty_lists, fill_list
+from stf_jax.evaluation.scores import MEANS
 from stf_jax.files import atomic_write
 
 MATCHES_FILE = "matches.csv"
@@ -32,6 +34,7 @@ class Matches:
     distances: Float[np.ndarray, "q k"]  # infinite there
     probabilities: Float[np.ndarray, "q k"] | None  # that it is the same person
     calibration: Calibration | None
+    centring: str = ""  # whose mean feature of each camera was taken off; "": none was
 
 
 def match_tracklets(
@@ -41,6 +44,7 @@ def match_tracklets(
     top: int = TOP,
     calibration: Calibration | None = None,
     same_camera: bool = False,
+    centre_with: FeatureSet | str | None = None,
 ) -> Matches:
     """Rank `gallery` for every tracklet of `query` by their run's metric, ties by gallery row.
 
@@ -49,9 +53,15 @@ def match_tracklets(
     empty one. With a `calibration`
     (`evaluation.calibration.fit_calibration`) each entry gets a probability.
 
+    With `centre_with` each camera's mean feature is taken off first
+    (`evaluation.centring.centre_pair`): that of another set of the same cameras, or with "gallery"
+    the gallery's own, and the queries' of a camera that it lacks. A calibration has to be of
+    centred features then.
+
     Raises:
-        UserError: an empty set, all of one camera (without `same_camera`), or features or
-            calibration of another origin than the query's.
+        UserError: an empty set, all of one camera (without `same_camera`), features or calibration
+            of another origin than the query's, a camera that cannot be centred, or a calibration
+            that is centred where the features are not, or the other way round.
     """
     for name, features in (("query", query), ("gallery", gallery)):
         if not features.num_tracklets:
@@ -59,6 +69,21 @@ def match_tracklets(
     check_same_origin(query=query.origin, gallery=gallery.origin)
     if calibration is not None:
         check_same_origin(query=query.origin, calibration=calibration.origin)
+        if calibration.centred != (centre_with is not None):
+            words = {True: "centred", False: "not centred"}
+            raise UserError(
+                f"calibration: of features that are {words[calibration.centred]}; expected "
+                f"{words[not calibration.centred]}, as query and gallery are (fit_calibration)"
+            )
+    centring, means = "", None
+    if isinstance(centre_with, FeatureSet):
+        check_same_origin(query=query.origin, centre_with=centre_with.origin)
+        means = camera_means(centre_with.features, centre_with.cameras)
+        centring = f"{centre_with.num_tracklets} tracklets of {centre_with.image_dir}"
+    elif centre_with is not None:
+        if centre_with != "gallery":
+            raise UserError(f"centre_with {centre_with!r}: expected features, 'gallery' or None")
+        centring = MEANS["gallery"]
     cameras = np.unique(np.concatenate([query.cameras, gallery.cameras]))
     if not same_camera and len(cameras) == 1:
         raise UserError(
@@ -67,7 +92,12 @@ def match_tracklets(
             "(same_camera=True)"
         )
     metric = query.origin.metric
-    distances = pairwise_distances(query.features, gallery.features, metric=metric)
+    features = query.features, gallery.features
+    if centring:
+        features = centre_pair(
+            *(query.features, query.cameras, gallery.features, gallery.cameras), means
+        )
+    distances = pairwise_distances(*features, metric=metric)
     first_images = np.array([_first_image(gallery, g) for g in range(gallery.num_tracklets)])
     lists = empty_lists(query.num_tracklets, min(top, gallery.num_tracklets))
     seen = gallery.features.any(axis=1)
@@ -83,6 +113,7 @@ def match_tracklets(
         lists.distances,
         None if calibration is None else calibration.probabilities(lists.distances),
         calibration,
+        centring,
     )
 
 
@@ -101,6 +132,8 @@ def write_matches(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     notes = ["No labels were used."]
+    if matches.centring:
+        notes.append(f"Each camera's mean feature, of the {matches.centring}, taken off.")
     calibration = matches.calibration
     if calibration is not None:
         notes.append(

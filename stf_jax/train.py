@@ -22,8 +22,8 @@ from stf_jax.data.sampling import Position, training_buckets, training_plan
 from stf_jax.data.source import frame_source, open_layout
 from stf_jax.devices import DEVICES, replicate
 from stf_jax.errors import UserError
-from stf_jax.evaluation.features.table import extract_table
-from stf_jax.evaluation.scoring import headline, rank_table
+from stf_jax.evaluation.features.table import extract_table, training_means
+from stf_jax.evaluation.scoring import check_centring, headline, rank_table
 from stf_jax.folder_lock import one_owner
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.run import checkpoint, run_files
@@ -149,13 +149,20 @@ def _ranked_by(config: Config) -> list[Any]:
         evaluation.protocols[0],
         *(evaluation.chunk, evaluation.chunk_weighting, evaluation.flip, evaluation.distance),
         *(evaluation.multi_query, evaluation.separate_camera_set),
+        *([] if evaluation.centring == "none" else [evaluation.centring]),  # older runs had none
     ]
 
 
 def validate(
-    model: TemporalFusionNet, variables: Any, table: TrackletTable, config: Config
+    model: TemporalFusionNet,
+    variables: Any,
+    table: TrackletTable,
+    config: Config,
+    training: TrackletTable | None = None,
 ) -> tuple[str, dict[str, float], str]:
     """Return the config's first protocol, its scores (mAP, rank-1 ...) and the sizes, as text.
+
+    `training` is the training subset, for `centring="training"`, which extracts it, too.
 
     All hosts have to call it. Each extracts its share of `table`; the first one ranks, so that the
     scores, by which the best checkpoint is chosen, are the same everywhere.
@@ -166,6 +173,12 @@ def validate(
         model, variables, table, config, read_frames=read_frames, label="evaluating"
     )
 
+    means = None
+    if evaluation.centring == "training":
+        if training is None:
+            raise ValueError("training=None: expected the training subset to centre with")
+        means = training_means(model, variables, training, config)
+
     def rank() -> tuple[str, dict[str, float], str]:
         rankings = rank_table(
             found.features,
@@ -173,6 +186,8 @@ def validate(
             evaluation.protocols[:1],
             max_rank=evaluation.max_rank,
             distance=evaluation.distance,
+            centring=evaluation.centring,
+            means=means,
             multi_query=evaluation.multi_query,
             single_gallery_shot=evaluation.single_gallery_shot,
             separate_camera_set=evaluation.separate_camera_set,
@@ -301,6 +316,14 @@ def _train(
             f"{position.step_in_epoch} of {steps_per_epoch} done)"
         )
     check_hosts(config, (table, eval_table), state)
+    if eval_table is not None:
+        check_centring(
+            eval_table,
+            config.evaluation.protocols[0],
+            centring=config.evaluation.centring,
+            training=table,
+            multi_query=config.evaluation.multi_query,
+        )
     state, key = replicate((state, jax.random.key(config.seed)))
 
     # Not before: a start that failed must not bind the workdir to its config.
@@ -369,7 +392,7 @@ def _train(
         def evaluate(step: int, state: TrainState) -> dict[str, float]:
             if eval_table is None:
                 return {}
-            protocol, result, sizes = validate(model, state.variables, eval_table, config)
+            protocol, result, sizes = validate(model, state.variables, eval_table, config, table)
             log.write(step, {f"{protocol}/{name}": value for name, value in result.items()})
             say(f"evaluated after step {step}: {percents(result)} (protocol {protocol}; {sizes})")
             return result

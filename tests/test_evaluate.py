@@ -14,6 +14,7 @@ from ranking_loops import Ranked, chosen_rows, distances_of, precision_of, ranke
 from stf_jax import evaluate
 from stf_jax.config import Config, changed, load_config
 from stf_jax.evaluation import bootstrap_intervals, rank_gallery, rerank_features
+from stf_jax.evaluation.centring import camera_means, centre_pair
 from stf_jax.evaluation.features.feature_files import read_features
 from stf_jax.run.metrics_log import MetricsLog
 
@@ -38,9 +39,11 @@ SHOT = {"evaluation.single_gallery_shot": True, "evaluation.multi_query": "max",
 class Case:
     """An evaluation that was run: what it had, and what it wrote."""
 
-    def __init__(self, root: Path, values: dict[str, Any], shuffled: bool) -> None:
-        order = np.random.default_rng(1).permutation(len(TRACKLETS)) if shuffled else None
-        self.drawn: Drawn = draw(root / "data", order=None if order is None else order.tolist())
+    def __init__(
+        self, root: Path, values: dict[str, Any], shuffled: bool, count: int = len(TRACKLETS)
+    ) -> None:
+        order = np.random.default_rng(1).permutation(count) if shuffled else np.arange(count)
+        self.drawn: Drawn = draw(root / "data", order=order.tolist())
         self.config: Config = changed(
             load_config(CONFIGS / "mars.py"), {"evaluation.chunk": CHUNK, **values}
         )
@@ -164,6 +167,40 @@ def test_single_shot_rows_are_of_the_queries_asked_for(tmp_path: Path) -> None:
     assert row["scores"]["rank-1"] != pytest.approx(plain["rank-1"])
     assert row["scores"]["mAP"] == pytest.approx(plain["mAP"])
     assert (row["options"]["draws"], row["options"]["seed"]) == (100, 4)
+
+
+@pytest.mark.parametrize("centring", ["gallery", "training"])
+def test_centred_scores_say_by_what(
+    centring: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    seen = draw(tmp_path / "seen", seed=9)
+    means = camera_means(np.ones_like(seen.found.features), np.arange(len(TRACKLETS)) % 4 + 1)
+    monkeypatch.setattr(evaluate, "training_means", lambda *_: means)
+    # The last is its camera's only one, and has no mean but itself.
+    case = Case(tmp_path, {"evaluation.centring": centring}, False, len(TRACKLETS) - 1)
+    printed = capsys.readouterr().out
+    (row,) = case.contents["rows"].values()
+    assert json.loads((case.workdir / "scores.json").read_text())["rows"] == {"step": row}
+    assert row["options"]["centring"] == centring
+    whose = {"gallery": "gallery (of a camera that it lacks: of the queries)"}
+    note = f"Each camera's mean feature, of the {whose.get(centring, 'training set')}, taken off."
+    assert note in printed
+    page = case.page.read_text().replace("&#39;", "'")
+    assert note in page
+    assert f"; centring: {centring}" in page
+
+    features, table = case.drawn.found.features, case.drawn.table
+    query, rows, pooled, gallery = chosen_rows(features, table, "step", "")
+    given = means if centring == "training" else None
+    cameras = table.cameras
+    pair = centre_pair(query, cameras[rows], features[gallery], cameras[gallery], given)
+    one = ranked(distances_of(*pair, "euclidean"), table, rows, gallery, pooled, False)
+    assert row["scores"] == pytest.approx(scores_of(one, "step"))
+    assert row["scores"] != pytest.approx(scores_of(case.ranked("step"), "step"))
+    lists = [query["entries"] for query in page_data(case.page)["queries"]]
+    assert lists == [entries[:10] for entries in one.lists]
+    # What was extracted is what is kept.
+    np.testing.assert_array_equal(read_features(case.workdir / "features.npz").features, features)
 
 
 def test_the_file_of_features_is_what_was_found(case: Case) -> None:

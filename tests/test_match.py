@@ -20,6 +20,7 @@ import stf_jax
 from stf_jax.config import Config, to_json
 from stf_jax.errors import UserError
 from stf_jax.evaluation.calibration import Calibration, fit_calibration
+from stf_jax.evaluation.centring import camera_means, centre_pair
 from stf_jax.evaluation.features.feature_files import FeatureSet, write_features
 from stf_jax.folder_lock import LOCK_FILE, one_owner
 from stf_jax.main import main
@@ -193,6 +194,69 @@ def test_page_and_table_of_the_command(
 
 
 FRAMES = ("first_frame", "last_frame")
+
+
+@pytest.mark.parametrize("source", ["gallery", "file"])
+def test_centred_by_the_command(source: str, tmp_path: Path) -> None:
+    """Lists and probabilities are those of the sets as centred by hand."""
+    write_run_files(tmp_path / "run", to_json(Config()), {})
+    kept = np.flatnonzero(draw(tmp_path / "any").table.cameras != 4)  # one tracklet only
+    sets = {
+        name: draw(tmp_path / name, seed).feature_set(metric="cosine").select(kept)
+        for seed, name in enumerate(("query", "gallery", "other", "seen"))
+    }
+    for name, features in sets.items():
+        write_features(tmp_path / f"{name}.npz", features)
+    output = tmp_path / "who"
+    argv = ["--mode", "match", "--workdir", str(tmp_path / "run"), "--output", str(output)]
+    argv += ["--query", str(tmp_path / "query.npz"), "--gallery", str(tmp_path / "gallery.npz")]
+    argv += ["--calibrate", str(tmp_path / "other.npz")]
+    argv += ["--centre-with", "gallery" if source == "gallery" else str(tmp_path / "seen.npz")]
+    assert main(argv) == 0
+
+    query, gallery, other = sets["query"], sets["gallery"], sets["other"]
+    means = camera_means(sets["seen"].features, sets["seen"].cameras)
+    centred = centre_pair(
+        *(query.features, query.cameras, gallery.features, gallery.cameras),
+        None if source == "gallery" else means,
+    )
+    by_hand = [
+        dataclasses.replace(features, features=values)
+        for features, values in zip((query, gallery), centred, strict=True)
+    ]
+    calibration = fit_calibration(other, centred=True)
+    assert calibration.slope != fit_calibration(other).slope
+    uncentred = dataclasses.replace(calibration, centred=False)
+    wanted = stf_jax.match_tracklets(*by_hand, top=10, calibration=uncentred)
+    plain = stf_jax.match_tracklets(query, gallery, top=10)
+    with open(output / "matches.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    entries = wanted.entries[wanted.entries >= 0].tolist()
+    assert [int(line["gallery_row"]) for line in table] == entries
+    assert entries != plain.entries[plain.entries >= 0].tolist()
+    assert wanted.probabilities is not None
+    chances = wanted.probabilities[wanted.entries >= 0]
+    np.testing.assert_allclose([float(line["probability"]) for line in table], chances, atol=1e-5)
+    text = " ".join((output / "index.html").read_text().split())
+    whose = "gallery (of a camera that it lacks: of the queries)"
+    if source == "file":
+        whose = f"{len(kept)} tracklets of {sets['seen'].image_dir}"
+    assert f"mean feature, of the {whose}, taken off." in text
+
+
+def test_what_cannot_be_centred_is_refused(tmp_path: Path) -> None:
+    drawn = draw(tmp_path).feature_set()
+    with pytest.raises(UserError, match="1 tracklet of camera 4") as caught:
+        stf_jax.match_tracklets(drawn, drawn, centre_with="gallery")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="centre_with 'mean': expected"):
+        stf_jax.match_tracklets(drawn, drawn, centre_with="mean")
+    other = dataclasses.replace(drawn, origin=make_origin(step=2))
+    with pytest.raises(UserError, match="centre_with: features of"):
+        stf_jax.match_tracklets(drawn, drawn, centre_with=other)
+    calibration = fit_calibration(drawn)
+    with pytest.raises(UserError, match="not centred; expected centred"):
+        stf_jax.match_tracklets(drawn, drawn, centre_with=drawn, calibration=calibration)
 
 
 def test_lists_are_of_other_cameras_and_a_track_is_one_tracklet(tmp_path: Path) -> None:

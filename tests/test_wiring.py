@@ -123,6 +123,7 @@ CHANGED: dict[str, Any] = {
     "evaluation.protocols": ("step+queries", "step"),
     "evaluation.max_rank": 6,
     "evaluation.distance": "cosine",
+    "evaluation.centring": "gallery",
     "evaluation.flip": True,
     "evaluation.rerank": True,
     "evaluation.multi_query": "max",
@@ -242,6 +243,10 @@ WIRES: list[tuple[str, str, Callable[[Arguments], Any]]] = [
         for function in ("validation", "scoring", "distances", "report")
     ),
     ("evaluation.distance", "metric", given("metric")),
+    *(
+        ("evaluation.centring", function, given("centring"))
+        for function in ("validation", "scoring", "distances", "report")
+    ),
     *(
         ("evaluation.multi_query", function, given("multi_query"))
         for function in ("validation", "scoring", "distances", "report")
@@ -536,7 +541,7 @@ def test_the_best_is_chosen_among_scores_by_the_same_rules() -> None:
         and train._ranked_by(changed(Config(), {key: CHANGED[key]})) != before
     }
     names = ("chunk", "chunk_weighting", "protocols", "distance", "flip", "multi_query")
-    assert rules == {f"evaluation.{name}" for name in (*names, "separate_camera_set")}
+    assert rules == {f"evaluation.{name}" for name in (*names, "separate_camera_set", "centring")}
 
 
 EVERYTHING = AugmentConfig(

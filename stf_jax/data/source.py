@@ -28,20 +28,25 @@ def open_layout(data: DataConfig, subsets: Sequence[str] | None = None) -> Layou
 
 
 def evaluation_table(
-    data: DataConfig, *, report: Callable[[str], object] | None = None
+    data: DataConfig,
+    *,
+    subset: str | None = None,
+    report: Callable[[str], object] | None = None,
 ) -> TrackletTable:
-    """Return the `eval_subset` of the layout that the config section `data` names.
+    """Return a subset, by default `eval_subset`, of the layout that the config section names.
 
     `report` is called with each note about it, a line. Raises UserError as `open_layout` does, and
     where the layout has no such subset.
     """
-    layout = open_layout(data, subsets=(data.eval_subset,))
+    subset = subset or data.eval_subset
+    layout = open_layout(data, subsets=(subset,))
     if report is not None:
         for finding in layout.findings:
             report(f"note: {finding}")
-    table = getattr(layout, data.eval_subset)
+    table = getattr(layout, subset)
     if table is None:
-        raise UserError(f"{layout.root}: no {data.eval_subset} images; expected some to rank")
+        use = "rank" if subset == data.eval_subset else "centre with (config.evaluation.centring)"
+        raise UserError(f"{layout.root}: no {subset} images; expected some to {use}")
     return table
 
 

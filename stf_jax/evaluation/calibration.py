@@ -13,6 +13,7 @@ from scipy.special import expit, logit
 
 from stf_jax.errors import UserError
 from stf_jax.evaluation.arguments import ArgumentError
+from stf_jax.evaluation.centring import centre_pair
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.features.feature_files import FeatureSet
 from stf_jax.evaluation.features.origin import FeatureOrigin
@@ -37,6 +38,7 @@ class Calibration:
     matches: int  # pairs it was fitted on
     others: int
     data: str = ""  # folder of the images they are of
+    centred: bool = False  # each camera's mean feature taken off before
 
     def probabilities(self, distances: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Probabilities in [0, 1], of the distances' shape; 0 at infinite distance."""
@@ -55,20 +57,27 @@ class Calibration:
         return replace(self, intercept=self.intercept + shift, prior=prior)
 
 
-def fit_calibration(features: FeatureSet) -> Calibration:
+def fit_calibration(features: FeatureSet, *, centred: bool = False) -> Calibration:
     """Fit on the queries and gallery of a labelled set, junk and same-camera matches left out.
+
+    With `centred` each camera's mean feature, of the set's own gallery, is taken off first, as
+    `match_tracklets` with `centre_with` does.
 
     Use a set that the model was not trained on: on training people it is far too sure.
 
     Raises:
-        UserError: no query, no matching or no other pair, or matches no nearer than others.
+        UserError: no query, no matching or no other pair, matches no nearer than others, or a
+            camera that cannot be centred.
     """
     rows = select_rows(
         "step", person_ids=features.person_ids, marks=features.marks, features=features.features
     )
     query, gallery = features.select(rows.query), features.select(rows.gallery)
+    pair = query.features, gallery.features
+    if centred:
+        pair = centre_pair(pair[0], query.cameras, pair[1], gallery.cameras)
     histogram = distance_histogram(
-        pairwise_distances(query.features, gallery.features, metric=features.origin.metric),
+        pairwise_distances(*pair, metric=features.origin.metric),
         query_ids=query.person_ids,
         gallery_ids=gallery.person_ids,
         query_cameras=query.cameras,
@@ -90,7 +99,7 @@ def fit_calibration(features: FeatureSet) -> Calibration:
         )
     prior = matches / (matches + others)
     return Calibration(
-        intercept, slope, prior, features.origin, matches, others, features.image_dir
+        *(intercept, slope, prior, features.origin, matches, others, features.image_dir), centred
     )
 
 

@@ -18,6 +18,11 @@ from stf_jax.files import atomic_write
 
 RANKS = (1, 5, 10, 20)
 CHOSEN = "chosen_on_these_queries"  # an option of a row: the checkpoint is the best on them
+CENTRING = "centring"  # an option of a row: by what set each camera's mean feature was taken off
+MEANS = {
+    "gallery": "gallery (of a camera that it lacks: of the queries)",
+    "training": "training set",
+}
 SCORE_NAMES = (*(f"rank-{k}" for k in RANKS), "mAP", "mINP")
 
 
@@ -131,6 +136,8 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     text.insert(1, "-" * max(len(line) for line in text))
     if meaning := ranges_meaning(rows):
         text.append(f"Ranges: {meaning}.")
+    if note := centring_note(rows):
+        text.append(note)
     if warning := chosen_warning(rows):
         text.append(warning)
     return "\n".join(text)
@@ -146,6 +153,17 @@ def ranges_meaning(rows: Mapping[str, Mapping[str, Any]]) -> str:
     few = f"; too narrow with fewer than {FEW_IDENTITIES}" if counts[0] < FEW_IDENTITIES else ""
     people = " or ".join(f"{count:,}" for count in counts)
     return f"{', '.join(levels)} bootstrap intervals over {people} identities{few}"
+
+
+def centring_note(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence on the rows whose features were centred; empty without any."""
+    found = {label: entry["options"].get(CENTRING) for label, entry in rows.items()}
+    sentences = []
+    for what in sorted({value for value in found.values() if value}):
+        labels = [label for label, value in found.items() if value == what]
+        which = "" if len(labels) == len(rows) else f": {', '.join(labels)}"
+        sentences.append(f"Each camera's mean feature, of the {MEANS[what]}, taken off{which}.")
+    return " ".join(sentences)
 
 
 def chosen_warning(rows: Mapping[str, Mapping[str, Any]]) -> str:

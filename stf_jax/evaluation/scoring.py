@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.evaluation.centring import CameraMeans, camera_means, centre_pair
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.protocols import pool_queries, select_rows
 from stf_jax.evaluation.ranking import Ranking, rank_gallery
@@ -39,14 +40,17 @@ def protocol_distances(
     protocol: str,
     *,
     distance: str = "euclidean",
+    centring: str = "none",
+    means: CameraMeans | None = None,
     reranked: bool = False,
     multi_query: str = "",
 ) -> ProtocolDistances:
     """Return the distances that `protocol` ranks by, of `features` [N, D].
 
-    Tracklets of which no image could be read are left out. `multi_query` is "", or "mean" or "max"
-    of each (person, camera)'s query features (`pool_queries`), tracklets marked multi-query among
-    them.
+    Tracklets of which no image could be read are left out. `centring` comes before all else, by
+    `centre_pair`: "gallery" by the protocol's own gallery, "training" by `means`. `multi_query` is
+    "", or "mean" or "max" of each (person, camera)'s query features (`pool_queries`), tracklets
+    marked multi-query among them.
     """
     rows = select_rows(
         protocol,
@@ -57,6 +61,12 @@ def protocol_distances(
         multi_query=bool(multi_query),
     )
     query, gallery = features[rows.query], features[rows.gallery]
+    if centring != "none":
+        if (means is None) == (centring == "training"):
+            raise ValueError(f"centring={centring!r}: expected means with 'training' alone")
+        query, gallery = centre_pair(
+            *(query, table.cameras[rows.query], gallery, table.cameras[rows.gallery]), means
+        )
     query_rows, pooled = rows.query, np.ones(len(rows.query), np.int64)
     if multi_query:
         ids, cameras = table.person_ids[rows.query], table.cameras[rows.query]
@@ -72,6 +82,26 @@ def protocol_distances(
     return ProtocolDistances(distances, query_rows, pooled, rows.gallery)
 
 
+def check_centring(
+    table: TrackletTable,
+    protocol: str,
+    *,
+    centring: str,
+    training: TrackletTable,
+    multi_query: str = "",
+) -> None:
+    """Raise UserError where a camera of `table` has no mean feature to be centred with.
+
+    Needs no features: so that it is found out before training.
+    """
+    if centring == "none":
+        return
+    ones, of_training = (np.ones((t.num_tracklets, 1), np.float32) for t in (table, training))
+    means = camera_means(of_training, training.cameras) if centring == "training" else None
+    options: dict[str, Any] = {"centring": centring, "means": means, "multi_query": multi_query}
+    protocol_distances(ones, table, protocol, **options)
+
+
 def rank_table(
     features: np.ndarray,
     table: TrackletTable,
@@ -79,6 +109,8 @@ def rank_table(
     *,
     max_rank: int = 50,
     distance: str = "euclidean",
+    centring: str = "none",
+    means: CameraMeans | None = None,
     reranked: bool = False,
     multi_query: str = "",
     single_gallery_shot: bool = False,
@@ -92,7 +124,14 @@ def rank_table(
     rankings = {}
     for protocol in protocols:
         found = protocol_distances(
-            features, table, protocol, distance=distance, reranked=reranked, multi_query=multi_query
+            features,
+            table,
+            protocol,
+            distance=distance,
+            centring=centring,
+            means=means,
+            reranked=reranked,
+            multi_query=multi_query,
         )
         rankings[protocol] = rank_gallery(
             found.distances,

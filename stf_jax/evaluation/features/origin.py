@@ -74,4 +74,5 @@ def _values(origin: FeatureOrigin) -> dict[str, Any]:
     """Everything that has to be equal, by name; keys that an older file lacks as they were then."""
     values = {"weights": origin.weights_digest[:8], **vars(origin)}
     settings = json.loads(values.pop("settings"))
-    return values | json.loads(_settings(Config())) | settings
+    older = json.loads(_settings(Config()))
+    return {**values, **{k: v for k, v in older.items() if k.startswith("model.")}, **settings}

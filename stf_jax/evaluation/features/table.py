@@ -14,8 +14,9 @@ from stf_jax.config import Config
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.prefetch import prefetched
 from stf_jax.data.sampling import Plan, evaluation_plan, frame_buckets, frame_counts
-from stf_jax.data.source import batches
+from stf_jax.data.source import batches, frame_source
 from stf_jax.devices import replicate, shard
+from stf_jax.evaluation.centring import CameraMeans, camera_means
 from stf_jax.evaluation.features.extract import extract_features, parallel_extract_step
 from stf_jax.evaluation.features.feature_files import TrackletFeatures
 from stf_jax.models import TemporalFusionNet
@@ -24,6 +25,20 @@ from stf_jax.models import TemporalFusionNet
 MANY_BATCHES = 200
 
 _LOG = logging.getLogger(__name__)
+
+
+def training_means(
+    model: TemporalFusionNet, variables: Any, table: TrackletTable, config: Config
+) -> CameraMeans:
+    """The mean feature of each camera of `table`, the config's `data.train_subset`.
+
+    All hosts have to call it. Raises as `extract_table` does.
+    """
+    read_frames = frame_source(config.data, config.data.train_subset, table)
+    found = extract_table(
+        model, variables, table, config, read_frames=read_frames, label="training features"
+    )
+    return camera_means(found.features, table.cameras)
 
 
 def extract_table(

@@ -8,11 +8,12 @@ import numpy as np
 
 from stf_jax.config import Config
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.evaluation.centring import CameraMeans
 from stf_jax.evaluation.features.feature_files import FeatureSet
 from stf_jax.evaluation.pages.report import TOP, ReportContent, Scoring, outcomes, write_report
 from stf_jax.evaluation.ranked_lists import camera_pairs, distance_histogram, nearest
 from stf_jax.evaluation.ranking import rank_gallery
-from stf_jax.evaluation.scores import chosen_warning
+from stf_jax.evaluation.scores import centring_note, chosen_warning
 from stf_jax.evaluation.scoring import protocol_distances
 
 
@@ -24,10 +25,12 @@ def write_run_report(
     contents: Mapping[str, Any],
     metrics: list[dict[str, Any]],
     read_frames: Callable[[np.ndarray], Sequence[bytes]] | None = None,
+    means: CameraMeans | None = None,
 ) -> Path:
     """Write the report of a scored run; its ranked lists are of the config's first protocol.
 
-    `read_frames` is `frame_source`'s: rows of the table's frames to the bytes of their images.
+    `read_frames` is `frame_source`'s: rows of the table's frames to the bytes of their images;
+    `means` are those of the training set, where the config centres by them.
     """
     evaluation = config.evaluation
     protocol = evaluation.protocols[0]
@@ -36,6 +39,8 @@ def write_run_report(
         table,
         protocol,
         distance=evaluation.distance,
+        centring=evaluation.centring,
+        means=means,
         multi_query=evaluation.multi_query,
     )
     distances, labels = ranked.distances, ranked.labels(table)
@@ -56,7 +61,7 @@ def write_run_report(
         title=f"Report of {folder.resolve().parent.name}",
         notes=[
             f"{weights}, on {contents['data']} ({contents['subset']})",
-            *filter(None, [chosen_warning(contents["rows"])]),
+            *filter(None, [centring_note(contents["rows"]), chosen_warning(contents["rows"])]),
         ],
         query=found.select(ranked.query_rows),
         gallery=found.select(ranked.gallery_rows),

@@ -1,0 +1,96 @@
+"""Camera centring: each camera's mean feature taken off, and with it much of its colours and view.
+
+Labels are not used. Features are taken as they are in a file, of unit length, and are of unit
+length again afterwards.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from stf_jax.errors import UserError
+
+FEW_TRACKLETS = 10  # whose mean is so rough that a line in the log says so
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class CameraMeans:
+    """The mean feature of each of C cameras, over its tracklets that have a feature."""
+
+    cameras: Int64[np.ndarray, " c"]  # ascending
+    means: Float[np.ndarray, "c d"]  # float64
+    counts: Int64[np.ndarray, " c"]  # tracklets of each
+
+
+def camera_means(
+    features: Float[np.ndarray, "n d"], cameras: Int64[np.ndarray, " n"]
+) -> CameraMeans:
+    """Means of `features`; rows that are zero (no image could be read) are left out."""
+    seen = features.any(axis=1)
+    there, at = np.unique(cameras[seen], return_inverse=True)
+    sums = np.zeros((len(there), features.shape[1]))
+    np.add.at(sums, at, features[seen].astype(np.float64))
+    counts = np.bincount(at, minlength=len(there))
+    return CameraMeans(there, sums / np.maximum(counts, 1)[:, None], counts)
+
+
+def centre_pair(
+    query: Float[np.ndarray, "q d"],
+    query_cameras: Int64[np.ndarray, " q"],
+    gallery: Float[np.ndarray, "g d"],
+    gallery_cameras: Int64[np.ndarray, " g"],
+    means: CameraMeans | None = None,
+) -> tuple[Float[np.ndarray, "q d"], Float[np.ndarray, "g d"]]:
+    """Centre query and gallery features, float32: each less its camera's mean, of unit length.
+
+    `means` are those of other tracklets of the same cameras; None takes the gallery's own, and of a
+    camera that the gallery lacks the queries'. Rows that are zero stay zero. A mean of fewer than
+    `FEW_TRACKLETS` is named in the log.
+
+    Raises UserError for a camera that `means` lacks, or whose mean is of a single tracklet: nothing
+    would be left of that one.
+    """
+    if means is None:
+        others = ~np.isin(query_cameras, gallery_cameras)
+        means = camera_means(
+            np.concatenate([gallery, query[others]]),
+            np.concatenate([gallery_cameras, query_cameras[others]]),
+        )
+    pairs = ((query, query_cameras), (gallery, gallery_cameras))
+    _check(means, np.unique(np.concatenate([of[f.any(axis=1)] for f, of in pairs])))
+    return _less(means, query, query_cameras), _less(means, gallery, gallery_cameras)
+
+
+def _check(means: CameraMeans, needed: Int64[np.ndarray, " n"]) -> None:
+    counts = dict(zip(means.cameras.tolist(), means.counts.tolist(), strict=True))
+    for camera in needed.tolist():
+        found = counts.get(camera, 0)
+        if found < 2:
+            tracklets = "1 tracklet" if found else "no tracklet"
+            raise UserError(
+                f"centring: {tracklets} of camera {camera} to take its mean feature of; expected "
+                f"{FEW_TRACKLETS} or more, 2 at least; use those of another set, leave that camera "
+                "out, or do not centre"
+            )
+    few = [f"{c} ({counts[c]})" for c in needed.tolist() if counts[c] < FEW_TRACKLETS]
+    if few:
+        _LOG.warning(
+            "centring: the means of cameras of few tracklets are rough: camera %s", ", ".join(few)
+        )
+
+
+def _less(
+    means: CameraMeans, features: Float[np.ndarray, "n d"], cameras: Int64[np.ndarray, " n"]
+) -> Float[np.ndarray, "n d"]:
+    rows = {camera: row for row, camera in enumerate(means.cameras.tolist())}
+    seen = features.any(axis=1)
+    at = [rows[camera] for camera in cameras[seen].tolist()]
+    rest = features[seen].astype(np.float64) - means.means[at]
+    lengths = np.linalg.norm(rest, axis=1, keepdims=True)
+    found = np.zeros(features.shape, np.float32)
+    found[seen] = rest / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return found
