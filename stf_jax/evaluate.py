@@ -17,9 +17,17 @@ from stf_jax.evaluation.features.sources import read_sources
 from stf_jax.evaluation.features.table import extract_table, training_means
 from stf_jax.evaluation.pages.cmc_plot import plot_cmc
 from stf_jax.evaluation.pages.run_report import write_run_report
-from stf_jax.evaluation.scores import CENTRING, CHOSEN, format_table, make_scores, write_scores
+from stf_jax.evaluation.scores import (
+    CENTRING,
+    CHOSEN,
+    format_table,
+    make_scores,
+    training_and_test,
+    write_scores,
+)
 from stf_jax.evaluation.scoring import rank_table
 from stf_jax.folder_lock import one_owner
+from stf_jax.run.data_facts import scored_on, trained_on
 from stf_jax.run.evaluations import SCORES_FILE, evaluation_folder
 from stf_jax.run.metrics_log import METRICS_FILE, read_metrics
 from stf_jax.run.restore import default_checkpoint, is_chosen_on, restore_run, restore_weights
@@ -51,10 +59,11 @@ def evaluate_workdir(
 
     Returns:
         What scores.json holds: `step`, `checkpoint` (the word or number that it was asked for by),
-        `data` (the layout's folder), `subset` and `rows`, protocol -> entry
-        of `scores.make_scores`. With `config.evaluation.rerank` each protocol has a second row,
-        "<protocol>, re-ranked". Of several hosts all have to call it; the first one writes and
-        returns this, the others nothing ({}).
+        `trained_on` and `scored_on` (each `data`, the layout's folder, `partitions`, `subset` and
+        counts; the first None where it is not known), `data` and `subset` of the latter, and
+        `rows`, protocol -> entry of `scores.make_scores`. With `config.evaluation.rerank` each
+        protocol has a second row, "<protocol>, re-ranked". Of several hosts all have to call it;
+        the first one writes and returns this, the others nothing ({}).
     """
     check_config(config)
     table = evaluation_table(config.data, report=print if hosts.is_first() else None)
@@ -63,7 +72,7 @@ def evaluate_workdir(
     folder = output or hosts.from_first(lambda: str(evaluation_folder(config, workdir, step)))
     chosen = is_chosen_on(workdir, which, table)
     metrics = read_metrics(workdir / METRICS_FILE) if report else []
-    about = {"step": step, "checkpoint": which}
+    about = {"step": step, "checkpoint": which, "trained_on": trained_on(workdir)}
     said = f"{workdir}, {which} checkpoint, of step {step}"
     folder = Path(folder)
     with _owned(folder):
@@ -81,7 +90,7 @@ def evaluate_weights(
     check_config(config)
     table = evaluation_table(config.data, report=print if hosts.is_first() else None)
     model, variables = restore_weights(config, source)
-    about = {"step": 0, "weights": source}
+    about = {"step": 0, "weights": source, "trained_on": None}
     with _owned(output):
         return _score(config, table, model, variables, output, about, source, report)
 
@@ -155,11 +164,18 @@ def _score(
             label = f"{protocol}, re-ranked" if reranked else protocol
             intervals = bootstrap_intervals(ranking, seed=config.seed)
             rows[label] = make_scores(ranking, intervals, options={**options, "reranked": reranked})
-    contents = {**about, "data": str(data.root), "subset": data.eval_subset, "rows": rows}
+    scored = scored_on(data, table)
+    contents = {
+        **about,
+        "scored_on": scored,
+        **{name: scored[name] for name in ("data", "subset")},
+        "rows": rows,
+    }
     write_scores(folder / SCORES_FILE, contents)
     plot_cmc({label: row["cmc"] for label, row in rows.items()}, folder / CMC_FILE)
     print(f"{said}, on {config.data.root} ({config.data.eval_subset}):")
     print(format_table(rows))
+    print(training_and_test(contents["trained_on"], scored))
     names = [SCORES_FILE, FEATURES_FILE, CMC_FILE]
     if report:
         page = write_run_report(

@@ -288,7 +288,12 @@ def test_another_evaluation_leaves_the_runs_own_alone(
     assert main([*argv, f"--config.data.root={other}"]) == 0
     folder = workdir / "evaluations" / "other-test-step0"
     assert f"on {other} (test):" in capsys.readouterr().out
-    assert json.loads((folder / "scores.json").read_text())["data"] == str(other)
+    contents = json.loads((folder / "scores.json").read_text())
+    assert contents["data"] == str(other)
+    assert (contents["trained_on"]["data"], contents["scored_on"]["data"]) == (
+        str(layout),
+        str(other),
+    )
     assert {path: path.read_bytes() for path in before} == before
     assert (workdir / "report" / "index.html").is_file()
 
@@ -316,6 +321,7 @@ def test_weights_that_are_given_score_as_their_run(
         assert found.origin == features.origin
         contents = json.loads((output / "scores.json").read_text())
         assert contents["rows"]["step"]["scores"] == wanted["step"]["scores"]
+        assert (contents["trained_on"] is None) == (name == "file")
     assert (
         f"{file}, on {features.image_dir.removesuffix('/images')} (test)"
         in (tmp_path / "file" / "report" / "index.html").read_text()

@@ -12,11 +12,12 @@ from page_reader import page_data, page_plot, page_tables
 from ranking_loops import Ranked, chosen_rows, distances_of, precision_of, ranked, scores_of
 
 from stf_jax import evaluate
-from stf_jax.config import Config, changed, load_config
+from stf_jax.config import Config, changed, load_config, to_json
 from stf_jax.evaluation import bootstrap_intervals, rank_gallery, rerank_features
 from stf_jax.evaluation.centring import camera_means, centre_pair
 from stf_jax.evaluation.features.feature_files import read_features
 from stf_jax.run.metrics_log import MetricsLog
+from stf_jax.run.run_files import write_run_files
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 METRICS = [
@@ -49,6 +50,9 @@ class Case:
         )
         self.workdir = root / "run"
         self.workdir.mkdir()
+        facts = {"persons": 40, "tracklets": 50}
+        elsewhere = changed(self.config, {"data.root": "data/elsewhere"})
+        write_run_files(self.workdir, to_json(elsewhere), {}, {"trainval": facts})
         with MetricsLog(self.workdir, tensorboard=False) as log:
             for step, entry in zip((1, 2, 4), METRICS, strict=True):
                 log.write(step, entry)
@@ -75,7 +79,9 @@ class Case:
             if shuffled:
                 patch.setattr(evaluate, "frame_source", lambda *_: read_frames)
             patch.setattr(evaluate, "extract_table", extract)
-            self.contents = evaluate.evaluate_workdir(self.config, self.workdir, "9")
+            self.contents = evaluate.evaluate_workdir(
+                self.config, self.workdir, "9", output=self.workdir
+            )
         assert asked == {"which": "9"}
         self.page = self.workdir / "report" / "index.html"
 
@@ -179,6 +185,7 @@ def test_centred_scores_say_by_what(
     # The last is its camera's only one, and has no mean but itself.
     case = Case(tmp_path, {"evaluation.centring": centring}, False, len(TRACKLETS) - 1)
     printed = capsys.readouterr().out
+    assert "Trained on data/elsewhere (trainval: 40 persons, 50 tracklets); scored on " in printed
     (row,) = case.contents["rows"].values()
     assert json.loads((case.workdir / "scores.json").read_text())["rows"] == {"step": row}
     assert row["options"]["centring"] == centring
@@ -345,6 +352,12 @@ def test_words_of_the_page(case: Case) -> None:
     evaluation, one = case.config.evaluation, case.ranked(case.config.evaluation.protocols[0])
     assert "<h1>Report of run</h1>" in text
     assert f"checkpoint of step 7, on {case.config.data.root}" in text
+    people, count = len(set(case.drawn.table.person_ids.tolist())), len(TRACKLETS)
+    root = case.config.data.root
+    assert (
+        f"Trained on data/elsewhere (trainval: 40 persons, 50 tracklets); scored on {root} (test: "
+        f"{people} persons, {count} tracklets)." in text
+    )
     assert (
         f"{len(one.queries)} queries; each with its best 10 of {len(one.gallery)} gallery "
         f"tracklets, nearest first ({evaluation.protocols[0]})." in text

@@ -30,6 +30,7 @@ from stf_jax.data.video_reid_builder import main as build_main
 from stf_jax.errors import UserError
 from stf_jax.evaluate import evaluate_workdir
 from stf_jax.evaluation import rank_gallery
+from stf_jax.evaluation.centring import camera_means, centre_pair
 from stf_jax.evaluation.features.feature_files import read_features
 from stf_jax.main import main
 from stf_jax.models import build_model
@@ -694,7 +695,10 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("values", [{}, RULES], ids=["plain", "rules"])
+CENTRED = {"evaluation.centring": "training", "evaluation.distance": "cosine"}
+
+
+@pytest.mark.parametrize("values", [{}, RULES, CENTRED], ids=["plain", "rules", "centred"])
 def test_scores_while_training_are_of_the_first_protocol_by_the_runs_rules(
     values: dict[str, Any], tmp_path: Path, monkeypatch
 ) -> None:
@@ -702,16 +706,22 @@ def test_scores_while_training_are_of_the_first_protocol_by_the_runs_rules(
     config = tiny_config(tmp_path, values)
     monkeypatch.setattr(training, "extract_table", lambda *_, **__: drawn.found)
     model = build_model(config.model, 0)
-    protocol, scores, sizes = training.validate(model, {}, drawn.table, config)
+    others = np.random.default_rng(0).normal(size=(8, 4))
+    means = camera_means(others, np.arange(8) % 4 + 1)
+    monkeypatch.setattr(training, "training_means", lambda *_: means)
+    protocol, scores, sizes = training.validate(model, {}, drawn.table, config, drawn.table)
     evaluation, table = config.evaluation, drawn.table
     assert protocol == evaluation.protocols[0]
     query, rows, _, gallery = chosen_rows(
         drawn.found.features, table, protocol, evaluation.multi_query
     )
-    distances = distances_of(query, drawn.found.features[gallery], evaluation.distance)
+    pair = query, drawn.found.features[gallery]
+    if values is CENTRED:
+        pair = centre_pair(pair[0], table.cameras[rows], pair[1], table.cameras[gallery], means)
+    distances = distances_of(*pair, evaluation.distance)
     one = ranked(distances, table, rows, gallery, separate=evaluation.separate_camera_set)
     wanted = scores_of(one, protocol)
-    if values:
+    if values is RULES:
         cmc = rank_gallery(
             distances,
             query_ids=table.person_ids[rows],

@@ -155,6 +155,12 @@ def ranges_meaning(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{', '.join(levels)} bootstrap intervals over {people} identities{few}"
 
 
+def training_and_test(trained: Mapping[str, Any] | None, scored: Mapping[str, Any]) -> str:
+    """A sentence on what scores.json has as `trained_on` and `scored_on`."""
+    before = "data that are not known" if trained is None else _say(trained)
+    return f"Trained on {before}; scored on {_say(scored)}."
+
+
 def centring_note(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """A sentence on the rows whose features were centred; empty without any."""
     found = {label: entry["options"].get(CENTRING) for label, entry in rows.items()}
@@ -173,6 +179,12 @@ def chosen_warning(rows: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     which = "" if len(labels) == len(rows) else f": {', '.join(labels)}"
     return f"Best checkpoint, chosen on these queries, so the scores are too high{which}."
+
+
+def _say(place: Mapping[str, Any]) -> str:
+    counts = [f"{place[name]:,} {name}" for name in ("persons", "tracklets") if name in place]
+    split = "" if place["partitions"] == "partitions.pkl" else f"{place['partitions']}, "
+    return f"{place['data']} ({split}{place['subset']}{': ' * bool(counts)}{', '.join(counts)})"
 
 
 def _number(value: float) -> float | None:

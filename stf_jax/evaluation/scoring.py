@@ -98,8 +98,11 @@ def check_centring(
         return
     ones, of_training = (np.ones((t.num_tracklets, 1), np.float32) for t in (table, training))
     means = camera_means(of_training, training.cameras) if centring == "training" else None
-    options: dict[str, Any] = {"centring": centring, "means": means, "multi_query": multi_query}
-    protocol_distances(ones, table, protocol, **options)
+    rows = select_rows(
+        protocol, person_ids=table.person_ids, marks=table.marks, multi_query=bool(multi_query)
+    )
+    query, gallery = rows.query, rows.gallery
+    centre_pair(ones[query], table.cameras[query], ones[gallery], table.cameras[gallery], means)
 
 
 def rank_table(

@@ -3,12 +3,15 @@
 import os
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stf_jax.config import DataConfig
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import raise_system_fault
+from stf_jax.run.run_files import read_run_files, run_config
 
 _LOOKED_AT = 100  # images whose contents are read
 _COUNTS = ("tracklets", "frames", "persons")
@@ -40,6 +43,31 @@ def data_facts(table: TrackletTable, *, files: bool) -> dict[str, int]:
         rows = np.unique(np.linspace(0, table.num_frames - 1, _LOOKED_AT).astype(int))
         facts["contents"] = _contents(table, rows.tolist())
     return facts
+
+
+def trained_on(workdir: Path) -> dict[str, Any] | None:
+    """What the run in `workdir` was trained on: `data` (its folder), `partitions`, `subset`.
+
+    And `tracklets`, `frames` and `persons`, which runs of older revisions did not keep. None where
+    no run has begun.
+    """
+    files = read_run_files(workdir)
+    if files is None:
+        return None
+    data = run_config(workdir).data
+    kept: Any = files.starts[-1].get("data") if files.starts else None
+    facts = kept.get(data.train_subset) if isinstance(kept, dict) else None
+    return _place(data, data.train_subset, facts if isinstance(facts, dict) else {})
+
+
+def scored_on(data: DataConfig, table: TrackletTable) -> dict[str, Any]:
+    """The same of `table`, the `eval_subset` of the config section `data`."""
+    return _place(data, data.eval_subset, data_facts(table, files=False))
+
+
+def _place(data: DataConfig, subset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {name: facts[name] for name in _COUNTS if type(facts.get(name)) is int}
+    return {"data": str(data.root), "partitions": data.partitions, "subset": subset, **counts}
 
 
 def _contents(table: TrackletTable, rows: list[int]) -> int:

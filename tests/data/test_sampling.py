@@ -115,9 +115,11 @@ def test_segments_give_a_frame_each():
             frame_sampling="segments",
         )
         check_frames(table, plan, low, high)
-        for tracklet, rows in zip(plan.tracklets[0, 0], plan.frame_rows[0, 0], strict=True):
-            length, rows = table.lengths[tracklet], rows[rows >= 0]
-            frames = table.offsets[tracklet] + np.arange(length)
+        drawn = zip(plan.tracklets[0, 0].tolist(), plan.frame_rows[0, 0], strict=True)
+        for tracklet, rows in drawn:
+            rows = rows[rows >= 0]
+            frames = np.arange(*table.offsets[tracklet : tracklet + 2].tolist())
+            length = len(frames)
             edges = [i * length // len(rows) for i in range(len(rows) + 1)]
             for row, a, b in zip(rows, edges[:-1], edges[1:], strict=True):
                 assert abs((b - a) - length / len(rows)) < 1

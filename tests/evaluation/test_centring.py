@@ -23,8 +23,12 @@ FEATURES[[3, 40]] = 0  # no image of these could be read
 
 
 def slow_mean(features: np.ndarray, cameras: np.ndarray, camera: int) -> np.ndarray:
-    own = [f for f, c in zip(features, cameras, strict=True) if c == camera and f.any()]
-    return sum(f.astype(float) for f in own) / len(own)
+    own = [
+        f.astype(float).tolist()
+        for f, c in zip(features, cameras, strict=True)
+        if c == camera and f.any()
+    ]
+    return np.array([sum(f[d] for f in own) / len(own) for d in range(features.shape[1])])
 
 
 def slow_centred(features: np.ndarray, cameras: np.ndarray, means: dict[int, Any]) -> np.ndarray:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from drawn_tracklets import draw
 
+from stf_jax.config import Config, changed, to_json
 from stf_jax.data.layout.tracklets import TrackletTable
-from stf_jax.run.data_facts import data_changes, data_facts
+from stf_jax.evaluation.scores import training_and_test
+from stf_jax.run.data_facts import data_changes, data_facts, scored_on, trained_on
+from stf_jax.run.run_files import write_run_files
 
 
 @pytest.fixture
@@ -52,3 +55,32 @@ def test_what_differs_is_named(table: TrackletTable) -> None:
     (table.image_dir / table.names[0].decode()).unlink()
     assert data_facts(table, files=True) != now
     assert np.isscalar(now["names"])
+
+
+def test_what_was_trained_on_and_what_is_scored_on(table: TrackletTable, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert trained_on(run) is None
+    other = {"data.root": "data/one", "data.partitions": "partitions_03.pkl"}
+    config = changed(Config(), {**other, "data.train_subset": "train"})
+    facts = {"persons": 1234, "tracklets": 2, "frames": 3, "names": 4, "structure": 5}
+    write_run_files(run, to_json(config), {}, {"train": facts, "test": dict.fromkeys(facts, 9)})
+    trained, scored = trained_on(run), scored_on(Config().data, table)
+    assert trained == {
+        "data": "data/one",
+        "partitions": "partitions_03.pkl",
+        "subset": "train",
+        "tracklets": 2,
+        "frames": 3,
+        "persons": 1234,
+    }
+    persons = len(set(table.person_ids.tolist()))
+    assert scored["subset"] == "test"
+    assert training_and_test(trained, scored) == (
+        "Trained on data/one (partitions_03.pkl, train: 1,234 persons, 2 tracklets); scored on "
+        f"data/mars (test: {persons} persons, {table.num_tracklets} tracklets)."
+    )
+    write_run_files(run, to_json(config), {})  # as older runs did
+    assert training_and_test(trained_on(run), scored).startswith(
+        "Trained on data/one (partitions_03.pkl, train); scored on data/mars (test: "
+    )
+    assert training_and_test(None, scored).startswith("Trained on data that are not known; scored")

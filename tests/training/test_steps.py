@@ -195,10 +195,11 @@ def test_triplets_are_of_the_feature_before_the_neck() -> None:
     class Necked(Plain):
         def packed(self, *arguments, **options):
             found = super().packed(*arguments, **options)
-            return found.replace(before_neck=jnp.sin(9 * found.features))
+            return replace(found, before_neck=jnp.sin(9 * found.features))
 
     losses = replace(OPTIONS, triplet_weight=1.0)
-    batch = stacked(packed([0, 1, 2, 3], 10)).replace(labels=np.array([[0, 0, 1, 1]], np.int32))
+    batch = stacked(packed([0, 1, 2, 3], 10))
+    batch = replace(batch, labels=np.array([[0, 0, 1, 1]], np.int32))
     found = []
     for kind in (Plain, Necked):
         seen, _, metrics = plain_steps(batch, 1, kind=kind, losses=losses)

@@ -13,7 +13,7 @@ from stf_jax.evaluation.features.feature_files import FeatureSet
 from stf_jax.evaluation.pages.report import TOP, ReportContent, Scoring, outcomes, write_report
 from stf_jax.evaluation.ranked_lists import camera_pairs, distance_histogram, nearest
 from stf_jax.evaluation.ranking import rank_gallery
-from stf_jax.evaluation.scores import centring_note, chosen_warning
+from stf_jax.evaluation.scores import centring_note, chosen_warning, training_and_test
 from stf_jax.evaluation.scoring import protocol_distances
 
 
@@ -61,6 +61,7 @@ def write_run_report(
         title=f"Report of {folder.resolve().parent.name}",
         notes=[
             f"{weights}, on {contents['data']} ({contents['subset']})",
+            training_and_test(contents["trained_on"], contents["scored_on"]),
             *filter(None, [centring_note(contents["rows"]), chosen_warning(contents["rows"])]),
         ],
         query=found.select(ranked.query_rows),
