@@ -4,6 +4,7 @@ Labels are not used. Features are taken as they are in a file, of unit length, a
 length again afterwards.
 """
 
+import functools
 import logging
 from dataclasses import dataclass
 
@@ -78,9 +79,12 @@ def _check(means: CameraMeans, needed: Int64[np.ndarray, " n"]) -> None:
             )
     few = [f"{c} ({counts[c]})" for c in needed.tolist() if counts[c] < FEW_TRACKLETS]
     if few:
-        _LOG.warning(
-            "centring: the means of cameras of few tracklets are rough: camera %s", ", ".join(few)
-        )
+        _note(", ".join(few))
+
+
+@functools.cache  # once a program, however often it evaluates
+def _note(few: str) -> None:
+    _LOG.warning("centring: the means of cameras of few tracklets are rough: camera %s", few)
 
 
 def _less(
