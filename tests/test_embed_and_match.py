@@ -19,10 +19,13 @@ from PIL import Image
 import stf_jax
 from stf_jax import embed
 from stf_jax.config import Config, changed, load_config, to_json
+from stf_jax.data.layout.partitions import load_layout
 from stf_jax.embed import frame_folders
 from stf_jax.errors import UserError
 from stf_jax.evaluation import rank_gallery
+from stf_jax.evaluation.centring import camera_means
 from stf_jax.evaluation.features.feature_files import FeatureSet, read_features, write_features
+from stf_jax.evaluation.scoring import rank_table
 from stf_jax.main import main
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.models.variables import init_variables
@@ -296,6 +299,40 @@ def test_another_evaluation_leaves_the_runs_own_alone(
     )
     assert {path: path.read_bytes() for path in before} == before
     assert (workdir / "report" / "index.html").is_file()
+
+
+def test_an_evaluation_centred_by_the_training_set(
+    workdir: Path, layout: Path, tmp_path: Path, capsys
+) -> None:
+    """Its means are those of the training people's features; without them it is refused."""
+    argv = ["--mode", "evaluate", "--workdir", str(workdir), "--no-report"]
+    argv += ["--output", str(tmp_path / "scored"), "--config.evaluation.centring=training"]
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {layout / 'partitions.pkl'}: no trainval_im_names")
+
+    other = tmp_path / "other"
+    shutil.copytree(layout, other)
+    names = sorted(path.name for path in (layout / "images").iterdir())
+    train, test = names[: 3 * 3 * LENGTH], names[3 * 3 * LENGTH :]
+    marks = [int(name.split("_")[1].startswith("2")) for name in test]
+    write_partitions(other, trainval=train, test=test, test_marks=marks)
+    assert main([*argv, f"--config.data.root={other}"]) == 0
+    (row,) = json.loads((tmp_path / "scored" / "scores.json").read_text())["rows"].values()
+    found = load_layout(other)
+    assert found.trainval is not None
+    assert found.test is not None
+    extractor = stf_jax.Extractor(workdir)
+    seen = extractor.of_table(found.trainval)
+    ranking = rank_table(
+        extractor.of_table(found.test).features,
+        found.test,
+        ("step",),
+        centring="training",
+        means=camera_means(seen.features, seen.cameras),
+    )["step"]
+    assert row["options"]["centring"] == "training"
+    assert row["scores"]["mAP"] == pytest.approx(ranking.mean_ap)
 
 
 def test_weights_that_are_given_score_as_their_run(
