@@ -39,6 +39,7 @@ OTHERS = [
     *(True, False, 2, 126, 0.25, 1.5, (0.1, 0.2), (2.0, 3.0), (3,), (10, 20), ("intra",)),
     *("words", "tfds", "train", "val", "identity", "skip", "resnet18", "learned", "reference"),
     *("bfloat16", "cosine", "adam", "shard_map", "frames", "max"),
+    *("segments", "tracklet", "bnneck", "before", "gallery"),
     ("step", "mars-official"),
 ]
 
@@ -267,13 +268,13 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
     )
     chosen = [SimpleNamespace(num_tracklets=1, camera=cameras) for cameras in ([1], [2, 4])]
     assert calls == [
-        ("fit_calibration", "c.npz", {}),
+        ("fit_calibration", "c.npz", {"centred": False}),
         ("select_camera", "q.npz", [1], "--query-camera"),
         ("select_camera", "g.npz", [2, 4], "--gallery-camera"),
         (
             "match_tracklets",
             *chosen,
-            {"top": 3, "calibration": ("fit", 0.2), "same_camera": True},
+            {"top": 3, "calibration": ("fit", 0.2), "same_camera": True, "centre_with": None},
         ),
         ("write_matches", Path("out"), "matches", {"title": "q among g"}),
     ]
@@ -290,12 +291,15 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
             "match_tracklets",
             chosen,
             chosen,
-            {"top": 10, "calibration": None, "same_camera": False},
+            {"top": 10, "calibration": None, "same_camera": False, "centre_with": None},
         ),
     ]
     main([*match, "--calibrate", "c.npz"])
-    options = {"top": 10, "calibration": few, "same_camera": False}
+    options = {"top": 10, "calibration": few, "same_camera": False, "centre_with": None}
     assert calls[-2] == ("match_tracklets", chosen, chosen, options)
+    main([*match, "--calibrate", "c.npz", "--centre-with", "gallery"])
+    assert ("fit_calibration", "c.npz", {"centred": True}) in calls
+    assert calls[-2] == ("match_tracklets", chosen, chosen, {**options, "centre_with": "gallery"})
     calls.clear()
     monkeypatch.setattr("stf_jax.hosts.initialize_arguments", lambda *given: calls.append(given))
     hosts = ["--coordinator", "h:1", "--num-processes", "2", "--process-id", "1"]
