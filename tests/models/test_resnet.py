@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stf_jax.models.resnet import BACKBONES, Conv, ResNet, backbone_channels, max_pool_3x3
+from stf_jax.models.resnet import RESNETS, Conv, ResNet, max_pool_3x3
 
 # For what runs once: less time in the compiler.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -29,11 +29,11 @@ def outline(**fields):
     return variables, maps
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", RESNETS)
 def test_parameter_counts_are_torchvisions(backbone):
     variables, maps = outline(backbone=backbone)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[backbone]
-    wide = 4 if backbone_channels(backbone) == 2048 else 1
+    wide = 4 if RESNETS[backbone][0] else 1
     assert [m.shape[-1] for m in maps] == [wide * c for c in (64, 128, 256, 512)]
     # A running mean and variance for each channel that has a scale and a bias.
     norms = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))

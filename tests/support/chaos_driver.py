@@ -31,7 +31,7 @@ from stf_jax.run.metrics_log import TIMES
 
 ROOT = Path(__file__).parents[2]
 # One block a stage: less to compile.
-resnet.BACKBONES["resnet18"] = (False, (1, 1, 1, 1))
+resnet.RESNETS["resnet18"] = (False, (1, 1, 1, 1))
 OPTIONS = {
     "data.source": "decoded",
     "data.height": 32,
