@@ -128,7 +128,8 @@ def starting_variables(
 
     "none" is random weights; a folder is another run's workdir (its default checkpoint; a
     classifier of another number of identities is re-initialised, which `report` gets); anything
-    else a weights file or hf:// address for `models.weights.pretrained`. Raises UserError where it does not fit.
+    else a weights file or hf:// address for `models.weights.pretrained`. Raises UserError where it
+    does not fit.
     """
 
     def init() -> dict[str, Any]:

@@ -73,14 +73,19 @@ def convolutions(backbone: str, **fields):
 
 @pytest.mark.parametrize("size", [(4, 2), (5, 3), (20, 13), (40, 20)])
 @pytest.mark.parametrize(
-    ("kernel", "stride", "dilation"), [(1, 2, 1), (3, 1, 1), (3, 2, 2), (7, 2, 1)]
+    ("kernel", "stride", "dilation", "depthwise"),
+    [
+        *((1, 2, 1, False), (3, 1, 1, False), (3, 2, 2, False), (7, 2, 1, False)),
+        *((3, 1, 1, True), (3, 2, 1, True), (3, 1, 2, True)),
+    ],
 )
-def test_conv_is_a_plain_convolution(size, kernel, stride, dilation):
+def test_conv_is_a_plain_convolution(size, kernel, stride, dilation, depthwise):
     """Both products over patches (small maps, 1x1 kernels) and convolutions, and gradients."""
     r = np.random.RandomState(0)
     x = jnp.asarray(r.standard_normal((2, *size, 3)), jnp.float32)
-    weight = jnp.asarray(r.standard_normal((kernel, kernel, 3, 5)), jnp.float32)
-    layer = Conv(5, kernel, stride, dilation)
+    inputs, features, groups = (1, 3, 3) if depthwise else (3, 5, 1)
+    weight = jnp.asarray(r.standard_normal((kernel, kernel, inputs, features)), jnp.float32)
+    layer = Conv(features, kernel, stride, dilation, depthwise)
     pad = dilation * (kernel // 2)
 
     def ours(weight, x):
@@ -94,6 +99,7 @@ def test_conv_is_a_plain_convolution(size, kernel, stride, dilation):
             [(pad, pad)] * 2,
             rhs_dilation=(dilation, dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
         )
 
     def with_gradients(f):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stf_jax.models import BACKBONES, TemporalFusionNet
+from stf_jax.models import BACKBONES, ResNet, TemporalFusionNet
+from stf_jax.models.resnet import RESNETS
 
 B, T, H, W = 3, 4, 64, 32
 SMALL = TemporalFusionNet(num_classes=5, backbone="resnet10", num_stripes=2, embed_dim=6)
@@ -39,7 +40,8 @@ def only_real_frames(order: Any = slice(None)) -> tuple[np.ndarray, np.ndarray, 
 def small_backbone():
     """One block a stage: every kind of layer, in half of ResNet-18's time to compile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "resnet10", (False, (1, 1, 1, 1)))
+        patch.setitem(RESNETS, "resnet10", (False, (1, 1, 1, 1)))
+        patch.setitem(BACKBONES, "resnet10", partial(ResNet, "resnet10"))
         yield
 
 

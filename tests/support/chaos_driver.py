@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 # One block a stage: less to compile.
 resnet.RESNETS["resnet18"] = (False, (1, 1, 1, 1))
 OPTIONS = {
+    "pretrained": "none",
     "data.source": "decoded",
     "data.height": 32,
     "data.width": 16,

@@ -57,6 +57,7 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 OPTIONS = {
+    "pretrained": "none",
     "data.height": 32,
     "data.width": 16,
     "data.tracklets": 4,

@@ -35,7 +35,7 @@ _GROUPS = {
 # `fc` and `classifier.1` are the ImageNet classifiers of ResNet and MobileNetV2.
 _BACKBONE = re.compile(r"(conv1|bn1|layer[1-4]|fc|features|classifier\.1)\.")
 # The three convolutions of a MobileNetV2's block; the first one, without expansion, has two.
-_BLOCK = ("expand", "depthwise", "project")
+_BLOCK = {"expand": 0, "depthwise": 1, "project": 2}
 # A block's layer as MobileNetV2 was first published for PyTorch: all in one sequence.
 _FLAT = re.compile(r"(base\.features\.\d+\.conv)\.([0-7])\.(\w+)")
 
@@ -55,7 +55,7 @@ def _module_name(modules: Path) -> str:
         case ("backbone", layer):
             return f"base.{layer}"
         case ("backbone", feature, layer) if feature.startswith("features_"):
-            number = int(feature.removeprefix("features_"))
+            number = feature.removeprefix("features_")
             return f"base.features.{number}.{_mobilenet_name(number, layer)}"
         case ("backbone", block, layer):
             return f"base.{block.replace('_', '.')}.{_SHORTCUT.get(layer, layer)}"
@@ -76,12 +76,12 @@ def _module_name(modules: Path) -> str:
             raise KeyError("/".join(modules))
 
 
-def _mobilenet_name(number: int, layer: str) -> str:
+def _mobilenet_name(number: str, layer: str) -> str:
     """Torchvision's name of a layer within feature `number`: depthwise_conv -> conv.1.0."""
     step, _, kind = layer.rpartition("_")
     if not step:
         return str(_CONV_BN[kind])
-    position = _BLOCK.index(step) - (number == 1)
+    position = _BLOCK[step] - (number == "1")
     if step == "project":  # its two layers are not in a sequence of their own
         return f"conv.{position + _CONV_BN[kind]}"
     return f"conv.{position}.{_CONV_BN[kind]}"
