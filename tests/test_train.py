@@ -393,6 +393,35 @@ def test_a_failed_start_leaves_the_workdir_free(layout: Path, tmp_path: Path, wr
     assert run.config["pretrained"] == "none"
 
 
+def test_offline_the_first_start_says_which_file_to_put_where(
+    layout: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Before a program is compiled or the workdir is anybody's."""
+
+    def ask(*_: Any, **__: Any) -> None:
+        raise ConnectionRefusedError("no network")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", ask)
+    monkeypatch.setattr("stf_jax.run.restore.init_variables", only_shapes)
+    monkeypatch.setenv("STF_JAX_WEIGHTS", str(tmp_path))
+    placed = tmp_path / "timm/resnet50.tv_in1k/model.safetensors"
+    recipe = {"pretrained": Config().pretrained, "model.backbone": "resnet50"}
+    for values, said in (
+        ({}, rf"hf://timm/.*no network\); .*fetch https://.* put it at {placed}"),
+        ({"model.backbone": "resnet18"}, "config.pretrained: .*config.model.backbone is resnet18"),
+        ({"pretrained": "absent.npz"}, "absent.npz: no such file"),
+    ):
+        with pytest.raises(UserError, match=f"{said}.*--config.pretrained=none$") as caught:
+            training.train(tiny_config(layout, {**recipe, **values}), tmp_path / "run")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    # Another file than the recipe's at its place is no excuse, either.
+    placed.parent.mkdir(parents=True)
+    placed.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{placed}: found sha256 "):
+        training.train(tiny_config(layout, recipe), tmp_path / "run")
+
+
 def only_shapes(*arguments: Any) -> Any:
     """Variables for `jax.eval_shape`; an error where they would be computed."""
     found = init_variables(*arguments)

@@ -107,7 +107,8 @@ class Conv(nn.Module):
                 return pixelwise(x[:, ::s, ::s], weight[0, 0])
             met = shifted(x, k, s, d, pad)
             if self.depthwise:
-                products = [a * b for a, b in zip(met, weight.reshape(k * k, -1), strict=True)]
+                elements = weight.reshape(k * k, 1, 1, 1, -1)
+                products = [part * element for part, element in zip(met, elements, strict=True)]
                 return sum(products[1:], products[0])
             return pixelwise(jnp.concatenate(met, -1), weight.reshape(-1, self.features))
 
