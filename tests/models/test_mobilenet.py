@@ -79,11 +79,11 @@ def variables(whole) -> dict[str, Any]:
 def test_padding_and_recomputation_change_nothing(random_variables, monkeypatch):
     """Maps, statistics and gradients: padded and stored, packed and recomputed."""
     # Fewer and narrower blocks of each kind: a sixth of the time to compile.
-    blocks = (1, 4, 1, 1), (6, 6, 1, 2), (6, 8, 2, 2), (6, 8, 1, 2), (6, 12, 1, 2)
+    blocks = (1, 4, 1, 2), (6, 6, 2, 2), (6, 8, 1, 2), (6, 12, 1, 2)
     monkeypatch.setattr(mobilenet, "_BLOCKS", blocks)
-    monkeypatch.setattr(mobilenet, "_FIRST", {1: 0, 2: 3, 3: 5, 4: 6, 5: 8})
+    monkeypatch.setattr(mobilenet, "_FIRST", {1: 0, 2: 2, 3: 4, 4: 5, 5: 7})
     variables = {kind: v["backbone"] for kind, v in random_variables(MODEL, seed=1).items()}
-    norm = variables["params"]["features_7"]["bn"]
+    norm = variables["params"]["features_6"]["bn"]
     norm["bias"] = norm["bias"] + 3
     r = np.random.RandomState(1)
     mask = np.array([True, False, True, True, False])
@@ -95,13 +95,13 @@ def test_padding_and_recomputation_change_nothing(random_variables, monkeypatch)
         def loss(params):
             state = {"params": params, "batch_stats": variables["batch_stats"]}
             maps, stats = net.apply(state, frames, mask, train=True, mutable=["batch_stats"])
-            return (maps[3] * direction).mean(), (maps, stats)
+            return (maps[3] * direction).sum(), (maps, stats)
 
         gradients, (maps, stats) = quick_jit(jax.grad(loss, has_aux=True))(variables["params"])
         return maps, stats, gradients
 
     net = MobileNetV2()
-    zeroed = direction * mask[:, None, None, None] * (5 / 3)
+    zeroed = direction * mask[:, None, None, None]
     padded = found(net, jnp.asarray(frames), jnp.asarray(mask), zeroed)
     packed = found(net.clone(remat=True), jnp.asarray(frames[mask]), None, direction[mask])
     close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
@@ -112,8 +112,8 @@ def test_padding_and_recomputation_change_nothing(random_variables, monkeypatch)
     for (path, a), b in zip(flat, jax.tree.leaves(packed[2]), strict=True):
         name = jax.tree_util.keystr(path)
         assert np.isfinite(a).all(), name
-        assert np.linalg.norm(b) > 0, name
-        assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b), name
+        # The bias before a BatchNorm has no gradient but rounding.
+        assert np.linalg.norm(a - b) < 1e-2 * max(np.linalg.norm(b), 0.1), name
 
 
 def first_published(name: str) -> str:
