@@ -108,8 +108,10 @@ class Conv(nn.Module):
             met = shifted(x, k, s, d, pad)
             if self.depthwise:
                 elements = weight.reshape(k * k, 1, 1, 1, -1)
-                products = [part * element for part, element in zip(met, elements, strict=True)]
-                return sum(products[1:], products[0])
+                y = met[0] * elements[0]
+                for part, element in zip(met[1:], elements[1:], strict=True):
+                    y = y + part * element
+                return y
             return pixelwise(jnp.concatenate(met, -1), weight.reshape(-1, self.features))
 
         def convolution(x: Array, weight: Array) -> Array:
