@@ -11,6 +11,7 @@ from stf_jax.config import Config, changed, load_config
 
 def get_config() -> Config:
     values = {
+        "pretrained": "none",  # a network that drawn people alone have taught
         "data.root": "data/demo",
         "data.height": 64,
         "data.width": 32,

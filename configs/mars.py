@@ -22,10 +22,11 @@ def get_config() -> Config:
     return Config(
         seed=0,  # of weights, order and augmentation
         # starting weights: a file (.safetensors, .npz, .pth), hf://owner/repo/file, another run's
-        # workdir; "": random. The reference has ImageNet's: convert torchvision's ResNet-50
-        pretrained="",
-        # leave parts that the file lacks as initialised (an ImageNet backbone has no embedding,
-        # attentions and classifier); without it, a file that does not fit is an error
+        # workdir; "none": random. By default torchvision's first ImageNet ResNet-50 (BSD-3)
+        pretrained="hf://timm/resnet50.tv_in1k/model.safetensors#sha256="
+        "5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
+        # leave parts that the file lacks as initialised; without it, a file that does not fit is
+        # an error, unless it has a backbone alone, as ImageNet classifiers do
         pretrained_partial=False,
         profile_steps=(),  # first and last step to write a profiler trace of; () writes none
         # folder of compiled programs; "" is the user's cache folder, "off" none
@@ -71,7 +72,8 @@ def get_config() -> Config:
             pad_ratio=0.0,  # h/w that all images are padded to; 0: off, 3: usual
         ),
         model=ModelConfig(
-            backbone="resnet50",  # or "resnet18", "resnet34", "resnet101", "resnet152"
+            # or "resnet18", "resnet34", "resnet101", "resnet152", "mobilenet_v2"
+            backbone="resnet50",
             last_stride=1,  # of the last stage; or 2, which halves its maps
             last_dilation=1,  # of the last stage; or 2
             stages=(2, 4),  # stages fused; the paper's figure shows three: (2, 3, 4)

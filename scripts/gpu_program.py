@@ -165,8 +165,13 @@ def layer_group(kernel: Kernel) -> str:
     """Name the part of the model, what the kernel does there, and the pass it belongs to."""
     origin = kernel.origin
     stage = re.search(r"/layer(\d)_", origin)
-    if stage:
-        part = f"stage {stage[1]}" + (" of the fused maps" if "_stage_feature" in origin else "")
+    feature = re.search(r"/features_(\d+)/", origin)  # MobileNetV2's
+    if feature:
+        number = sum(int(feature[1]) >= first for first in (0, 4, 7, 14))
+    else:
+        number = int(stage[1]) if stage else 0
+    if number:
+        part = f"stage {number}" + (" of the fused maps" if "_stage_feature" in origin else "")
     elif "backbone.stem" in origin:
         part = "stem"
     elif "TemporalFusionNet" not in origin:

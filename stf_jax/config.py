@@ -15,6 +15,12 @@ from typing import Any
 from stf_jax.config_keys import among, choice, flag, key, listed, number, rising, span, text, within
 from stf_jax.errors import UserError
 
+# Of torchvision's ResNet-50 under its names, with its ImageNet classifier; the paper starts there.
+IMAGENET_RESNET50 = (
+    "hf://timm/resnet50.tv_in1k/model.safetensors"
+    "#sha256=5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888"
+)
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -105,8 +111,8 @@ class ModelConfig:
     """The model; see `stf_jax.models.TemporalFusionNet`."""
 
     backbone: str = choice(
-        ("resnet50", "resnet18", "resnet34", "resnet101", "resnet152"),
-        'or "resnet18", "resnet34", "resnet101", "resnet152"',
+        ("resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "mobilenet_v2"),
+        'or "resnet18", "resnet34", "resnet101", "resnet152", "mobilenet_v2"',
     )
     last_stride: int = choice((1, 2), "of the last stage; or 2, which halves its maps")
     last_dilation: int = choice((1, 2), "of the last stage; or 2")
@@ -259,15 +265,17 @@ class Config:
     """All of a run. `changed` makes another one of it."""
 
     seed: int = number(0, "of weights, order and augmentation", 0, 2**32 - 1)
-    pretrained: str = text(
-        "",
+    pretrained: str = key(
+        IMAGENET_RESNET50,
         "starting weights: a file (.safetensors, .npz, .pth), hf://owner/repo/file, another run's "
-        "workdir; \"\": random. The reference has ImageNet's: convert torchvision's ResNet-50",
+        'workdir; "none": random. By default torchvision\'s first ImageNet ResNet-50 (BSD-3)',
+        lambda v: isinstance(v, str) and v != "",
+        'a file, an hf:// address, a workdir, or "none" for random weights',
     )
     pretrained_partial: bool = flag(
         False,
-        "leave parts that the file lacks as initialised (an ImageNet backbone has no embedding, "
-        "attentions and classifier); without it, a file that does not fit is an error",
+        "leave parts that the file lacks as initialised; without it, a file that does not fit is "
+        "an error, unless it has a backbone alone, as ImageNet classifiers do",
     )
     profile_steps: tuple[int, ...] = key(
         (),
@@ -368,6 +376,8 @@ def from_json(values: Mapping[str, Any], *, num_devices: int = 1) -> Config:
     Raises UserError with a line per unknown, missing or unusable value.
     """
     given = _flat(values)
+    if given.get("pretrained") == "":  # random weights, before "none" was their name
+        given["pretrained"] = "none"
     older = given.pop("data.tracklets_per_device", None)
     if isinstance(older, int):
         given.setdefault("data.tracklets", older * num_devices)

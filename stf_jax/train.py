@@ -266,8 +266,8 @@ def _train(
     seen = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
     hosts.check_same({f"the latest checkpoint in {checkpoints}": str(seen)})
     # A resumed run has its weights: those it started from may no longer exist.
-    started = config if stored is None else changed(config, {"pretrained": ""})
-    check_pretrained(started.pretrained)
+    started = config if stored is None else changed(config, {"pretrained": "none"})
+    check_pretrained(started)
     layout = open_layout(config.data)
     for finding in layout.findings:
         say(f"note: {finding}")

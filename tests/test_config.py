@@ -271,6 +271,18 @@ def test_unknown_keys_are_reported_with_similar_ones(name: str, hint: str) -> No
     assert second.startswith("config.data.no: no such key; ")
 
 
+def test_starting_weights_are_imagenets_unless_a_config_says_otherwise() -> None:
+    weights = {path.stem: load_config(path).pretrained for path in CONFIGS}
+    assert weights["mars"].startswith(
+        "hf://timm/resnet50.tv_in1k/model.safetensors#sha256=5d061a3c"
+    )
+    assert {weights[name] for name in ("ilids_vid", "ls_vid", "prid2011")} == {weights["mars"]}
+    assert (weights["demo"], weights["ablation"]) == ("none", "none")
+    (line,) = findings({"pretrained": ""})
+    assert line.startswith("config.pretrained is '': expected ")
+    assert line.endswith('or "none" for random weights')
+
+
 def test_a_changed_config_is_another_one() -> None:
     config = changed(Config(), {"data.height": 64, "seed": 3})
     assert (config.data.height, config.seed) == (64, 3)
@@ -282,8 +294,10 @@ def test_a_changed_config_is_another_one() -> None:
 @pytest.mark.parametrize("name", ["mars", "demo"])
 def test_configs_of_older_runs_load_to_the_same_values(name: str) -> None:
     values = json.loads((OLD / f"{name}.json").read_text())
+    assert values["pretrained"] == ""  # random weights, as they were called then
     config = from_json(values)
-    assert config == load_config(MARS.with_name(f"{name}.py"))
+    theirs = changed(load_config(MARS.with_name(f"{name}.py")), {"pretrained": "none"})
+    assert config == theirs
     loaded = to_json(config)
     # The batch was a device's; the run's devices are printed next to the config.
     loaded["data"]["tracklets_per_device"] = loaded["data"]["tracklets"]

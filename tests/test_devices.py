@@ -24,7 +24,7 @@ from stf_jax.models.variables import init_variables
 from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
 
-resnet.BACKBONES["resnet18"] = (False, (1, 1, 1, 1))  # one block a stage: quicker to compile
+resnet.RESNETS["resnet18"] = (False, (1, 1, 1, 1))  # one block a stage: quicker to compile
 devices = jax.device_count()
 model = TemporalFusionNet(
     num_classes=5, backbone="resnet18", embed_dim=8, axis_name=DEVICES if devices == 2 else None
@@ -102,7 +102,7 @@ from stf_jax.models.variables import init_variables
 from stf_jax.training.state import init_state
 from stf_jax.training.steps import parallel_train_step
 
-resnet.BACKBONES["resnet18"] = (False, (1, 1, 1, 1))  # one block a stage: quicker to compile
+resnet.RESNETS["resnet18"] = (False, (1, 1, 1, 1))  # one block a stage: quicker to compile
 lengths = np.array([1, 5, 2, 3, 4, 2, 3, 1, 5, 4, 2, 2])
 offsets = np.concatenate([[0], np.cumsum(lengths)])
 labels = np.arange(12) // 3

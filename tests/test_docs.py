@@ -294,6 +294,8 @@ def test_commands_run_in_the_order_of_the_pages(folder: Path) -> None:
         for start, options in SMALL.items():
             if f"python -m {start} " in text:
                 words += options.split()
+        if "--config" in words and "--config.pretrained=" not in text:
+            words.append("--config.pretrained=none")  # by default a file of the hub
         # One run is trained (and resumed); the others begin, with all checks, and take no step.
         fresh = "--config" in words and not Path(words[words.index("--workdir") + 1]).exists()
         if fresh and Path("runs").exists():

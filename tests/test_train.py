@@ -80,6 +80,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_config(layout: Path, others: Mapping[str, Any] = MappingProxyType({})) -> Config:
     values = {
+        "pretrained": "none",
         "data.root": str(layout),
         "data.height": 32,
         "data.width": 16,
@@ -387,10 +388,39 @@ def test_a_failed_start_leaves_the_workdir_free(layout: Path, tmp_path: Path, wr
         with pytest.raises(UserError, match=re.escape(str(source))):
             training.train(config, tmp_path / "run")
     assert read_run_files(tmp_path / "run") is None
-    training.train(changed(config, {"pretrained": ""}), tmp_path / "run")
+    training.train(changed(config, {"pretrained": "none"}), tmp_path / "run")
     run = read_run_files(tmp_path / "run")
     assert run is not None
-    assert run.config["pretrained"] == ""
+    assert run.config["pretrained"] == "none"
+
+
+def test_offline_the_first_start_says_which_file_to_put_where(
+    layout: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Before a program is compiled or the workdir is anybody's."""
+
+    def ask(*_: Any, **__: Any) -> None:
+        raise ConnectionRefusedError("no network")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", ask)
+    monkeypatch.setattr("stf_jax.run.restore.init_variables", only_shapes)
+    monkeypatch.setenv("STF_JAX_WEIGHTS", str(tmp_path))
+    placed = tmp_path / "timm/resnet50.tv_in1k/model.safetensors"
+    recipe = {"pretrained": Config().pretrained, "model.backbone": "resnet50"}
+    for values, said in (
+        ({}, rf"hf://timm/.*no network\); .*fetch https://.* put it at {placed}"),
+        ({"model.backbone": "resnet18"}, "config.pretrained: .*config.model.backbone is resnet18"),
+        ({"pretrained": "absent.npz"}, "absent.npz: no such file"),
+    ):
+        with pytest.raises(UserError, match=f"{said}.*--config.pretrained=none$") as caught:
+            training.train(tiny_config(layout, {**recipe, **values}), tmp_path / "run")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    # Another file than the recipe's at its place is no excuse, either.
+    placed.parent.mkdir(parents=True)
+    placed.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{placed}: found sha256 "):
+        training.train(tiny_config(layout, recipe), tmp_path / "run")
 
 
 def only_shapes(*arguments: Any) -> Any:
@@ -431,10 +461,6 @@ def test_training_starts_from_random_weights_and_from_files(
     if kind != "random":
         config = changed(config, {"pretrained": str(tmp_path / "weights.safetensors")})
         write_tensors(config.pretrained, tensors)
-    if kind == "imagenet backbone":
-        with pytest.raises(UserError, match=r"config\.pretrained_partial=True"):
-            training.train(config, tmp_path / "refused")
-        config = changed(config, {"pretrained_partial": True})
     training.train(config, tmp_path / "run")
     said = capsys.readouterr().err
     if kind == "random":
@@ -443,8 +469,7 @@ def test_training_starts_from_random_weights_and_from_files(
         for group in ("params", "batch_stats"):
             expected = {**random[group], "backbone": theirs[group]["backbone"]}
             assert_same(started[0][group], expected)
-        assert "classifier (the file has none)" in said
-        assert "fc.weight (ImageNet classifier)" in said
+        assert "an ImageNet classifier: its 120 tensors fill the backbone of resnet18" in said
     else:
         assert_same(started[0], theirs)
         assert "re-initialised" not in said
@@ -473,6 +498,7 @@ def tiny_arguments(config: Config, workdir: Path) -> list[str]:
     keys = ("root", "height", "width", "tracklets", "min_frames", "max_frames")
     keys = [
         *(f"data.{key}" for key in (*keys, "frame_buckets")),
+        "pretrained",
         "model.backbone",
         "model.embed_dim",
     ]

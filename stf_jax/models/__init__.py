@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from stf_jax.models.backbones import BACKBONES, Backbone
 from stf_jax.models.build import build_model
 from stf_jax.models.fusion import Embedding, IntraAttention, RelationNetwork, StageAttention
-from stf_jax.models.resnet import BACKBONES, ResNet
+from stf_jax.models.mobilenet import MobileNetV2
+from stf_jax.models.resnet import ResNet
 from stf_jax.models.temporal_fusion_net import TemporalFusionNet, TemporalFusionOutput
 
 if TYPE_CHECKING:
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKBONES",
+    "Backbone",
     "Embedding",
     "IntraAttention",
+    "MobileNetV2",
     "RelationNetwork",
     "ResNet",
     "StageAttention",

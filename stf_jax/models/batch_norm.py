@@ -6,6 +6,7 @@ where torch's is not. Both matter here, so the statistics are ours; the formula 
 (Ioffe and Szegedy, 2015).
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -69,7 +70,7 @@ def two_sums(
     return jax.lax.platform_dependent(a, b, cpu=apart, default=together)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
 def normalise(
     x: Float[Array, "n ... c"],
     residual: Float[Array, "n ... c"] | None,
@@ -78,9 +79,12 @@ def normalise(
     bias: Float[Array, " c"],
     epsilon: float,
     relu: bool,
+    ceiling: float,
     axis_name: str | None,
 ) -> tuple[Float[Array, "n ... c"], tuple[Array, Array, Array]]:
     """Normalise `x` by its masked moments, add `residual`, apply a ReLU where `relu`.
+
+    The ReLU gives `ceiling` at most (6: a ReLU6).
 
     Returns that in the dtype of `x`, and the moments as `masked_moments` does, in that of `scale`.
 
@@ -88,25 +92,25 @@ def normalise(
     times as much. ReLU and `residual` are in it so that the backward pass reads `x` and the result,
     which are kept anyway, and nothing else: on GPUs it is bound by memory traffic.
     """
-    return _normalise(x, residual, mask, scale, bias, epsilon, relu, axis_name)[0]
+    return _normalise(x, residual, mask, scale, bias, epsilon, relu, ceiling, axis_name)[0]
 
 
-def _normalise(x, residual, mask, scale, bias, epsilon, relu, axis_name):
+def _normalise(x, residual, mask, scale, bias, epsilon, relu, ceiling, axis_name):
     wide = x.astype(scale.dtype)
     moments = masked_moments(wide, mask, axis_name)
     y = _affine(wide, moments[0], scale * jax.lax.rsqrt(moments[1] + epsilon), bias)
-    y = _activate(y, residual, relu, x.dtype)
+    y = _activate(y, residual, relu, ceiling, x.dtype)
     return (y, moments), (x, residual, y if relu else None, mask, scale, bias, moments)
 
 
-def _normalise_gradient(epsilon, relu, axis_name, saved, cotangents):
+def _normalise_gradient(epsilon, relu, ceiling, axis_name, saved, cotangents):
     """With k = scale / sqrt(var + epsilon): dx = k dy + (dmean + 2 dvar (x - mean)) / count."""
     x, residual, y, mask, scale, bias, (mean, var, count) = saved
     dy, (dmean, dvar, _) = cotangents
     lead = (None,) * (x.ndim - 1)
     inverse = jax.lax.rsqrt(var + epsilon)
     centred = x.astype(scale.dtype) - mean[lead]
-    through_relu = jnp.where(y > 0, dy, 0) if relu else dy
+    through_relu = jnp.where(_opened(y, ceiling), dy, 0) if relu else dy
     dresidual = None if residual is None else through_relu.astype(residual.dtype)
     wide = through_relu.astype(scale.dtype)
     dbias, along = two_sums(wide, wide * centred)
@@ -118,8 +122,8 @@ def _normalise_gradient(epsilon, relu, axis_name, saved, cotangents):
     if relu and residual is None:
         # The same mask from `x`, which is read here anyway: else `through_relu` would be written
         # to memory by the kernel of the sums and read by this one.
-        opened = _affine(x.astype(scale.dtype), mean, scale * inverse, bias) > 0
-        wide = jnp.where(opened, dy, 0).astype(scale.dtype)
+        again = _affine(x.astype(scale.dtype), mean, scale * inverse, bias)
+        wide = jnp.where(_opened(again, ceiling), dy, 0).astype(scale.dtype)
     share = 1 / jnp.maximum(count, 1)
     dx = (2 * share * dvar)[lead] * centred + (share * dmean)[lead]
     if mask is not None:
@@ -137,14 +141,20 @@ def _affine(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
     return (x - mean[lead]) * factor[lead] + bias[lead]
 
 
-def _activate(y: Array, residual: Array | None, relu: bool, dtype: Any) -> Array:
+def _opened(y: Array, ceiling: float) -> Array:
+    """Where a ReLU with that ceiling passes its gradient."""
+    return y > 0 if ceiling == math.inf else (y > 0) & (y < ceiling)
+
+
+def _activate(y: Array, residual: Array | None, relu: bool, ceiling: float, dtype: Any) -> Array:
     if residual is not None:
         y = y + residual
     if not relu:
         return y.astype(dtype)
+    y = nn.relu(y) if ceiling == math.inf else jnp.clip(y, 0, ceiling)
     # Without the barrier XLA keeps `y` in float32, too, where the next block adds it, and computes
     # the ReLU's mask from `x` and `residual`: more to write and to read.
-    return jax.lax.optimization_barrier(nn.relu(y).astype(dtype))
+    return jax.lax.optimization_barrier(y.astype(dtype))
 
 
 class BatchNorm(nn.Module):
@@ -153,14 +163,15 @@ class BatchNorm(nn.Module):
     In training by the moments of the rows that `mask` [n] keeps, and the running moments move by
     1 - `momentum` towards them, the variance unbiased as in torch; else by the running moments.
     A training call without any real row leaves the running moments alone. `residual` is added to
-    the result, and `relu` applied to that. Without `train_bias` the bias gets no gradient.
-    Statistics are in float32 or wider; the result has `dtype`.
+    the result, and `relu` applied to that, which gives `ceiling` at most. Without `train_bias` the
+    bias gets no gradient. Statistics are in float32 or wider; the result has `dtype`.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     scale_init: float = 1.0
     relu: bool = False
+    ceiling: float = math.inf
     train_bias: bool = True
     axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -196,6 +207,7 @@ class BatchNorm(nn.Module):
                 bias.astype(wide),
                 self.epsilon,
                 self.relu,
+                self.ceiling,
                 axis_name,
             )
             y, (mean, var, count) = found
@@ -211,5 +223,5 @@ class BatchNorm(nn.Module):
             )
             mean = running_mean.value.astype(wide)
             y = _affine(x.astype(wide), mean, factor, bias.astype(wide))
-            y = _activate(y, residual, self.relu, self.dtype)
+            y = _activate(y, residual, self.relu, self.ceiling, self.dtype)
         return y

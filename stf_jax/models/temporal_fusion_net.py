@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from stf_jax.config import ModelConfig
+from stf_jax.models.backbones import BACKBONES
 from stf_jax.models.batch_norm import BatchNorm
 from stf_jax.models.fusion import (
     Embedding,
@@ -24,7 +25,6 @@ from stf_jax.models.fusion import (
     normalise_over_time,
     pool_stripes,
 )
-from stf_jax.models.resnet import BACKBONES, ResNet
 
 
 @no_type_check  # JAX also fills it with shapes, shardings and None
@@ -43,7 +43,7 @@ class TemporalFusionOutput:
 
 
 class TemporalFusionNet(nn.Module):
-    """Multi-stage temporal fusion of a ResNet's frame maps, weighted by attention over the frames.
+    """Multi-stage temporal fusion of a backbone's maps, weighted by attention over the frames.
 
     Fields: `num_classes` identities of the classifier (0: none); `backbone` one of `BACKBONES`;
     `last_stride`, `last_dilation` of stage 4; `stages` fused, a subset of (1, 2, 3, 4) in ascending
@@ -100,11 +100,10 @@ class TemporalFusionNet(nn.Module):
         self.check_fields()
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         synced = {"axis_name": self.axis_name, **types}
-        self.backbone_net = ResNet(
-            self.backbone,
-            self.last_stride,
-            self.last_dilation,
-            self.remat,
+        self.backbone_net = BACKBONES[self.backbone](
+            last_stride=self.last_stride,
+            last_dilation=self.last_dilation,
+            remat=self.remat,
             **synced,
             name="backbone",
         )

@@ -88,7 +88,8 @@ class PlainUnpickler(pickle._Unpickler):
     def __init__(
         self, content: bytes, encoding: str, admitted: Mapping[tuple[str, str], Any]
     ) -> None:
-        super().__init__(_WholeLines(content), encoding=encoding)
+        self.stream = _WholeLines(content)
+        super().__init__(self.stream, encoding=encoding)
         self.admitted = admitted
         self.most = TIMES * len(content) + _FREE
         self.copied = self.objects = 0

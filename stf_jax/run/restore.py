@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from stf_jax.config import Config
+from stf_jax.config import IMAGENET_RESNET50, Config
 from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.errors import UserError
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.models.variables import init_variables
 from stf_jax.models.weights.files import read_tensors
@@ -18,6 +19,9 @@ from stf_jax.models.weights.pretrained import load_pretrained, variables_from_to
 from stf_jax.models.weights.torch_names import group_of, reference_name
 from stf_jax.run import checkpoint
 from stf_jax.run.run_files import read_run_files, run_config
+
+# As `config.pretrained`: no starting weights.
+RANDOM = "none"
 
 
 def default_checkpoint(workdir: Path) -> str:
@@ -93,18 +97,28 @@ def restore_weights(config: Config, source: str) -> tuple[TemporalFusionNet, Any
     return model, _filled(unflatten_dict(merged), init)
 
 
-def check_pretrained(source: str) -> None:
+def check_pretrained(config: Config) -> None:
     """Raise UserError where `config.pretrained` names no file and no run with a checkpoint.
 
     A file of the hub is fetched; whether the weights fit is `starting_variables`' to say.
     """
-    if not source:
+    source, backbone = config.pretrained, config.model.backbone
+    if source == RANDOM:
         return
-    if Path(source).is_dir():
-        which = default_checkpoint(Path(source))
-        checkpoint.find_step(Path(source) / "checkpoints", which)
-    else:
-        locate_weights(source)
+    try:
+        if Path(source).is_dir():
+            which = default_checkpoint(Path(source))
+            checkpoint.find_step(Path(source) / "checkpoints", which)
+        elif source == IMAGENET_RESNET50 and backbone != "resnet50":
+            raise UserError(
+                f"config.pretrained: the default is a ResNet-50's file, config.model.backbone is "
+                f"{backbone}; name a file of that one's weights"
+            )
+        else:
+            locate_weights(source)
+    except UserError as error:
+        hint = "or start from random weights: --config.pretrained=none"
+        raise UserError(f"{error}; {hint}") from error
 
 
 def starting_variables(
@@ -112,16 +126,17 @@ def starting_variables(
 ) -> dict[str, Any]:
     """Return the variables that training starts from, as `config.pretrained` says.
 
-    "" is random weights; a folder is another run's workdir (its default checkpoint; a classifier of
-    another number of identities is re-initialised, which `report` gets); anything else a weights
-    file or hf:// address for `models.weights.pretrained`. Raises UserError where it does not fit.
+    "none" is random weights; a folder is another run's workdir (its default checkpoint; a
+    classifier of another number of identities is re-initialised, which `report` gets); anything
+    else a weights file or hf:// address for `models.weights.pretrained`. Raises UserError where it
+    does not fit.
     """
 
     def init() -> dict[str, Any]:
         return init_variables(model, config.seed, config.data.height, config.data.width)
 
     source = config.pretrained
-    if not source:
+    if source == RANDOM:
         return init()
     # Shapes alone: weights that do not fit are reported before an initialisation is compiled.
     template = jax.eval_shape(init)

@@ -117,9 +117,9 @@ def test_a_large_mean_costs_no_variance():
 
 
 @pytest.mark.parametrize("added", [False, True])
-@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("ceiling", [None, np.inf, 0.7])
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_gradient_is_that_of_the_formula(masked, relu, added):
+def test_the_gradient_is_that_of_the_formula(masked, ceiling, added):
     """Of outputs (padded rows' too) and moments, for arbitrary cotangents; float64."""
     mask = jnp.array([True, False, True, True]) if masked else None
 
@@ -128,10 +128,12 @@ def test_the_gradient_is_that_of_the_formula(masked, relu, added):
         mean, var = rows.mean(0), rows.var(0)
         y = (x - mean[None, None]) / jnp.sqrt(var + 1e-5)[None, None] * scale[None, None]
         y = y + bias[None, None] + (residual if added else 0)
-        return jnp.where(y > 0, y, 0) if relu else y, mean, var
+        return y if ceiling is None else jnp.clip(y, 0, ceiling), mean, var
 
     def ours(x, residual, scale, bias):
-        found: Any = normalise(x, residual if added else None, mask, scale, bias, 1e-5, relu, None)
+        relu = ceiling is not None, np.inf if ceiling is None else ceiling
+        given = (x, residual if added else None, mask, scale, bias)
+        found: Any = normalise(*given, 1e-5, *relu, None)
         y, (mean, var, _) = found
         return y, mean, var
 

@@ -18,7 +18,7 @@ def test_backbones_and_their_sizes(capsys) -> None:
     assert [line.split()[0] for line in lines] == list(BACKBONES)
     sizes = [int(line.split()[1].replace(",", "")) for line in lines]
     assert sizes == sorted(sizes)
-    assert sizes[2] == 39_190_084  # ResNet-50's 23,508,032, two embeddings, the attentions
+    assert sizes[3] == 39_190_084  # ResNet-50's 23,508,032, two embeddings, the attentions
 
 
 def test_a_table_of_a_configs_model(capsys) -> None:

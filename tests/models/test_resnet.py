@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stf_jax.models.resnet import BACKBONES, Conv, ResNet, backbone_channels, max_pool_3x3
+from stf_jax.models.resnet import RESNETS, Conv, ResNet, max_pool_3x3
 
 # For what runs once: less time in the compiler.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -29,11 +29,11 @@ def outline(**fields):
     return variables, maps
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", RESNETS)
 def test_parameter_counts_are_torchvisions(backbone):
     variables, maps = outline(backbone=backbone)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[backbone]
-    wide = 4 if backbone_channels(backbone) == 2048 else 1
+    wide = 4 if RESNETS[backbone][0] else 1
     assert [m.shape[-1] for m in maps] == [wide * c for c in (64, 128, 256, 512)]
     # A running mean and variance for each channel that has a scale and a bias.
     norms = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
@@ -73,14 +73,19 @@ def convolutions(backbone: str, **fields):
 
 @pytest.mark.parametrize("size", [(4, 2), (5, 3), (20, 13), (40, 20)])
 @pytest.mark.parametrize(
-    ("kernel", "stride", "dilation"), [(1, 2, 1), (3, 1, 1), (3, 2, 2), (7, 2, 1)]
+    ("kernel", "stride", "dilation", "depthwise"),
+    [
+        *((1, 2, 1, False), (3, 1, 1, False), (3, 2, 2, False), (7, 2, 1, False)),
+        *((3, 1, 1, True), (3, 2, 1, True), (3, 1, 2, True)),
+    ],
 )
-def test_conv_is_a_plain_convolution(size, kernel, stride, dilation):
+def test_conv_is_a_plain_convolution(size, kernel, stride, dilation, depthwise):
     """Both products over patches (small maps, 1x1 kernels) and convolutions, and gradients."""
     r = np.random.RandomState(0)
     x = jnp.asarray(r.standard_normal((2, *size, 3)), jnp.float32)
-    weight = jnp.asarray(r.standard_normal((kernel, kernel, 3, 5)), jnp.float32)
-    layer = Conv(5, kernel, stride, dilation)
+    inputs, features, groups = (1, 3, 3) if depthwise else (3, 5, 1)
+    weight = jnp.asarray(r.standard_normal((kernel, kernel, inputs, features)), jnp.float32)
+    layer = Conv(features, kernel, stride, dilation, depthwise)
     pad = dilation * (kernel // 2)
 
     def ours(weight, x):
@@ -94,6 +99,7 @@ def test_conv_is_a_plain_convolution(size, kernel, stride, dilation):
             [(pad, pad)] * 2,
             rhs_dilation=(dilation, dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
         )
 
     def with_gradients(f):

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stf_jax.models import BACKBONES, TemporalFusionNet, temporal_fusion_net
+from stf_jax.models import BACKBONES, ResNet, TemporalFusionNet, temporal_fusion_net
 from stf_jax.models.fusion import pool_stripes
+from stf_jax.models.resnet import RESNETS
 from stf_jax.models.temporal_fusion_net import Neck
 
 B, T, H, W = 3, 4, 64, 32
@@ -41,7 +42,8 @@ def only_real_frames(order: Any = slice(None)) -> tuple[np.ndarray, np.ndarray, 
 def small_backbone():
     """One block a stage: every kind of layer, in half of ResNet-18's time to compile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "resnet10", (False, (1, 1, 1, 1)))
+        patch.setitem(RESNETS, "resnet10", (False, (1, 1, 1, 1)))
+        patch.setitem(BACKBONES, "resnet10", partial(ResNet, "resnet10"))
         yield
 
 

@@ -31,8 +31,9 @@ from stf_jax.run.metrics_log import TIMES
 
 ROOT = Path(__file__).parents[2]
 # One block a stage: less to compile.
-resnet.BACKBONES["resnet18"] = (False, (1, 1, 1, 1))
+resnet.RESNETS["resnet18"] = (False, (1, 1, 1, 1))
 OPTIONS = {
+    "pretrained": "none",
     "data.source": "decoded",
     "data.height": 32,
     "data.width": 16,

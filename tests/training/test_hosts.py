@@ -35,7 +35,7 @@ from stf_jax import main, train as training
 from stf_jax.evaluate import evaluate_workdir
 from stf_jax.models import resnet
 
-resnet.BACKBONES["resnet18"] = (False, (1, 1, 1, 1))
+resnet.RESNETS["resnet18"] = (False, (1, 1, 1, 1))
 number, at = int(os.environ.get("SIGNAL", "0")), int(os.environ.get("STEP", "99"))
 batches, train = training.training_batches, training.train
 
@@ -57,6 +57,7 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 OPTIONS = {
+    "pretrained": "none",
     "data.height": 32,
     "data.width": 16,
     "data.tracklets": 4,

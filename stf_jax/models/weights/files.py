@@ -1,7 +1,6 @@
 """Files of named arrays: .safetensors, .npz and PyTorch's .pth.
 
-Nothing that is read can run code: .npz without pickles, .pth by `torch_zip`, or, where it is of
-before PyTorch 1.6 and no zip archive, by PyTorch's `weights_only`.
+Nothing that is read can run code: .npz without pickles, .pth by `torch_files`.
 """
 
 import contextlib
@@ -21,8 +20,8 @@ import safetensors.numpy
 
 from stf_jax.errors import UserError
 from stf_jax.files import atomic_write
+from stf_jax.models.weights.torch_files import Storages, StoredTensor, read_old, read_zip
 from stf_jax.models.weights.torch_names import group_of, reference_name
-from stf_jax.models.weights.torch_zip import Storages, StoredTensor, Unread, read_zip
 from stf_jax.reading.arrays import read_npz
 
 _log = logging.getLogger(__name__)
@@ -34,36 +33,17 @@ _LONGEST = 80  # characters of a name in messages
 _WRAPPERS = ("state_dict", "state_dicts[0]", "model_state_dict", "model", "net")
 
 
-class _Unread(Unread):
-    """As PyTorch's unpickler wants it."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-_BESIDE = [
-    type(name, (_Unread,), {"__module__": module})
-    for module, names in {
-        "numpy": ("dtype", "ndarray"),
-        "numpy.core.multiarray": ("scalar", "_reconstruct"),
-        "numpy._core.multiarray": ("scalar", "_reconstruct"),
-        "argparse": ("Namespace",),
-    }.items()
-    for name in names
-]
-
-
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read all tensors of a file, in the file's order; dtypes as stored.
 
     The format goes by the suffix: .safetensors, .npz, or .pth (.pt, .bin, .tar, .th, .ckpt, also
-    with a number as in .tar-60), of which those of before PyTorch 1.6 need PyTorch. A .pth may hold
-    the state dict itself or, as training scripts save it, dicts and lists with the state dict
-    somewhere in them: the one with the most tensors of the model's names counts, of equals the one
-    under a usual name (`state_dict`, `model`, ...). Whatever is no tensor is left out.
+    with a number as in .tar-60). A .pth may hold the state dict itself or, as training scripts save
+    it, dicts and lists with the state dict somewhere in them: the one with the most tensors of the
+    model's names counts, of equals the one under a usual name (`state_dict`, `model`, ...).
+    Whatever is no tensor is left out.
 
     Raises UserError: no such file, unknown suffix, damaged or unsafe content, several state dicts
-    alike, tensors that are sparse, quantised or float8, no PyTorch.
+    alike, tensors that are sparse, quantised or float8.
     """
     path = Path(path)
     if not path.is_file():
@@ -144,38 +124,17 @@ def _write_npz(path: Path, temporary: Path, arrays: dict[str, np.ndarray]) -> No
         np.savez(stream, allow_pickle=False, **arrays)
 
 
-def _torch(path: Path) -> Any:
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError as error:
-        raise UserError(
-            f"{path}: to be written, or of before PyTorch 1.6: needs PyTorch: pip install "
-            "'stf-jax[convert]', or where PyTorch is installed run "
-            f"python -m stf_jax.weights convert {path.name} {path.stem}.safetensors"
-        ) from error
-    if torch.__version__ < "2.6":
-        raise UserError(
-            f"{path}: found PyTorch {torch.__version__}, where a file can run code; expected 2.6 "
-            "or later: pip install -U torch"
-        )
-    return torch
-
-
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    with open(path, "rb") as stream:
-        zipped = stream.read(4) == b"PK\3\4"
-    if not zipped:
-        torch = _torch(path)
-        with _explained(path), torch.serialization.safe_globals(_BESIDE):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = _state_dict(path, content)
-        return {name: _from_torch(torch, path, name, tensor) for name, tensor in tensors.items()}
     with contextlib.ExitStack() as opened:
         with _explained(path):
-            archive = opened.enter_context(zipfile.ZipFile(path))
-            content, storages = read_zip(archive)
+            file = opened.enter_context(open(path, "rb"))
+            if file.read(4) == b"PK\3\4":
+                content, storages = read_zip(opened.enter_context(zipfile.ZipFile(path)))
+            else:
+                file.seek(0)
+                content, storages = read_old(file)
         tensors = _state_dict(path, content)
-        return {name: _from_zip(storages, path, name, tensor) for name, tensor in tensors.items()}
+        return {name: _stored(storages, path, name, tensor) for name, tensor in tensors.items()}
 
 
 @contextlib.contextmanager
@@ -189,7 +148,7 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _from_zip(storages: Storages, path: Path, name: str, tensor: StoredTensor) -> np.ndarray:
+def _stored(storages: Storages, path: Path, name: str, tensor: StoredTensor) -> np.ndarray:
     try:
         return storages.array(tensor)
     except Exception as error:  # of the archive, too
@@ -246,30 +205,21 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _is_tensor(value: Any) -> bool:
-    return isinstance(value, StoredTensor) or hasattr(value, "detach")
+    return isinstance(value, StoredTensor)
 
 
 def _is_of_model(name: str) -> bool:
     return group_of(reference_name(name)) is not None
 
 
-def _from_torch(torch: Any, path: Path, name: str, tensor: Any) -> np.ndarray:
-    try:
-        if tensor.numel() * tensor.element_size() > path.stat().st_size:
-            raise ValueError("one stored number stands for many")
-        tensor = tensor.detach().contiguous()
-        if tensor.dtype == torch.bfloat16:
-            return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return tensor.numpy()
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: found {name} {tuple(tensor.shape)} as {tensor.layout} of {tensor.dtype}, "
-            "expected tensors stored in full, not sparse, quantised or float8"
-        ) from error
-
-
 def _write_torch(path: Path, temporary: Path, arrays: dict[str, np.ndarray]) -> None:
-    torch = _torch(path)
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise UserError(
+            f"{path}: to be written, needs PyTorch: pip install 'stf-jax[convert]', or name a "
+            "file that ends in .safetensors"
+        ) from error
 
     def tensor(array: np.ndarray) -> Any:
         array = array.copy()  # PyTorch warns of read-only memory

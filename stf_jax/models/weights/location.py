@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import huggingface_hub
@@ -9,6 +10,8 @@ import huggingface_hub
 from stf_jax.errors import UserError
 
 _DIGEST = "#sha256="
+# How long the hub may take to answer at all; huggingface_hub alone tries for half a minute.
+_ANSWER_SECONDS = 2.5
 
 
 def locate_weights(location: str | os.PathLike[str]) -> Path:
@@ -19,8 +22,8 @@ def locate_weights(location: str | os.PathLike[str]) -> Path:
     each time. A file of the hub is taken from `weights_folder()` if someone put it there, else
     through huggingface_hub and its cache.
 
-    Raises UserError: a malformed location, a file that is not there or not to be had, another
-    digest.
+    Raises UserError: a malformed location, a file that is not there or not to be had (without
+    network after 2.5 seconds), another digest.
     """
     text = os.fspath(location)
     source, mark, digest = text.partition(_DIGEST)
@@ -60,14 +63,47 @@ def _fetch(source: str) -> Path:
     placed = weights_folder() / repository / file
     if placed.is_file():
         return placed
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
-    except Exception as error:  # the hub's and its client's errors have no common base
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{source}: not to be had ({type(error).__name__}: {reason}); without network, fetch "
-            f"{file} of the Hugging Face repository {repository} elsewhere and put it at {placed}"
-        ) from error
+    url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
+    reason = _why_no_answer(url)
+    if reason:
+        found = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(found, str):
+            return Path(found)
+    else:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+        except Exception as error:  # the hub's and its client's errors have no common base
+            reason = _in_a_line(error)
+    raise UserError(
+        f"{source}: not to be had ({reason}); without network, fetch {url} elsewhere and put it at "
+        f"{placed}"
+    )
+
+
+def _why_no_answer(url: str) -> str:
+    """Why the hub cannot be asked for `url`; "" where it answers, whatever it says."""
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            huggingface_hub.get_hf_file_metadata(url, timeout=_ANSWER_SECONDS)
+        except huggingface_hub.errors.HfHubHTTPError:
+            pass  # an answer, which the download reports
+        except Exception as error:
+            answers.append(_in_a_line(error))
+            return
+        answers.append("")
+
+    # In a thread: no time-out holds for the look-up of a name. It ends with the process.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    return answers[0] if answers else f"no answer within {_ANSWER_SECONDS:g} s"
+
+
+def _in_a_line(error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {reason}"
 
 
 def _parse(source: str) -> tuple[str, str | None, str]:

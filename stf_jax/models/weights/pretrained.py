@@ -24,7 +24,7 @@ from stf_jax.models.weights.torch_names import (
     group_of,
     is_counter,
     is_imagenet_classifier,
-    reference_name,
+    reference_names,
     to_torch,
     torch_name,
     torch_shape,
@@ -49,9 +49,20 @@ class LoadReport:
     missing: tuple[str, ...] = ()  # tensors of the model that the file lacks, reference names
     misshapen: tuple[str, ...] = ()  # "name: found shape, expected shape"
     extra: tuple[str, ...] = ()  # tensors of the file that the model has no place for
+    backbone_alone: bool = False  # the file has a backbone and at most its ImageNet classifier
 
     def __str__(self) -> str:
-        """Summary first, then a line for each kind of what did not fit: count, first names."""
+        """Summary first, then a line for each kind of what did not fit: count, first names.
+
+        One line for a backbone alone, which fills that of the model.
+        """
+        if self.backbone_alone:
+            kind = "an ImageNet classifier" if self.unused else "a backbone alone"
+            fresh = ", ".join(self.fresh) or "nothing"
+            return (
+                f"{self.source}: {kind}: its {len(self.loaded)} tensors fill the backbone of "
+                f"{self.model}; initialised at random: {fresh}"
+            )
         lines = [f"{self.source}: {len(self.loaded)} tensors used, for {self.model}"]
         kinds = {"re-initialised": self.fresh, "not used": self.unused, "missing": self.missing}
         for kind, names in (kinds | {"misshapen": self.misshapen, "extra": self.extra}).items():
@@ -71,8 +82,8 @@ def variables_from_torch(
     """Flax variables `{"params": ..., "batch_stats": ...}` of `model` from PyTorch's tensors.
 
     `state_dict` has the reference's names, torchvision's (`conv1.weight`, ...) or either after
-    `module.` and the like (`reference_name`); arrays in PyTorch's layout. The result holds views of
-    them, dtypes untouched. It is the whole model, or if `partial` those groups that
+    `module.` and the like (`reference_names`); arrays in PyTorch's layout. The result holds views
+    of them, dtypes untouched. It is the whole model, or if `partial` those groups that
     `state_dict` has, the backbone at least; see `load_pretrained`. Messages name `source`.
 
     Raises UserError: in a line each, with a count and the first names, the tensors that are
@@ -111,18 +122,22 @@ def load_pretrained(
 ) -> tuple[dict[str, Any], LoadReport]:
     """Replace initialised `variables` of `model` by the weights in a file.
 
-    `location` is a path or address, see `weight_location.locate_weights`. By default file and model
-    must agree in every tensor. If `partial`, whole groups other than the backbone may be in one of
-    them only (a file of ImageNet weights has the backbone, a new stage attention is in no file),
-    and a classifier for another number of identities is not taken: such parts keep the values they
-    have in `variables`, and the report says so. The result has the dtypes of `variables`.
+    `location` is a path or address, see `location.locate_weights`. By default file and model must
+    agree in every tensor; but a file that has a backbone alone, with or without its own ImageNet
+    classifier, fills the model's. If `partial`, whole groups other than the backbone may be in one
+    of them only (a new stage attention is in no file), and a classifier for another number of
+    identities is not taken. The other parts keep the values they have in `variables`, and the
+    report says so. The result has the dtypes of `variables`.
 
     Raises UserError: no such file, or as `variables_from_torch` what does not fit.
     """
     state_dict = read_tensors(locate_weights(location))
     flat = _flatten(variables)
     shapes = {path: np.shape(value) for path, value in flat.items()}
-    found, report = _match(state_dict, _expected(shapes), os.fspath(location), model, partial)
+    alone = _is_backbone_alone(state_dict)
+    found, report = _match(
+        state_dict, _expected(shapes), os.fspath(location), model, partial or alone, alone
+    )
     for path, value in found.items():
         # A copy: what it is a view of may be the whole file.
         flat[path] = jnp.array(np.asarray(value, flat[path].dtype))
@@ -135,6 +150,7 @@ def _match(
     source: str,
     model: TemporalFusionNet,
     partial: bool,
+    alone: bool = False,
 ) -> tuple[dict[Path, np.ndarray], LoadReport]:
     """Find the `expected` tensors (name -> path, shape) in `state_dict`; raise if they differ."""
     given = _by_reference_name(state_dict, source)
@@ -159,15 +175,24 @@ def _match(
             extra.append(name)
     report = LoadReport(
         source,
-        _summary(model),
+        model.backbone if alone else _summary(model),
         loaded=tuple(given[torch_name(path)] for path in found),
-        fresh=tuple(f"{group} ({why})" for group, why in fresh.items()),
+        fresh=tuple(fresh if alone else (f"{group} ({why})" for group, why in fresh.items())),
         unused=tuple(unused),
         missing=tuple(name for name in expected if name not in given),
         misshapen=tuple(misshapen),
         extra=tuple(extra),
+        backbone_alone=alone,
     )
-    if report.missing or extra or misshapen:
+    misfits = [*report.missing, *misshapen, *extra]
+    if misfits and alone:
+        raise UserError(
+            f"{source}: found another backbone's weights, expected those of {model.backbone}: "
+            f"{len(misfits)} tensors do not fit ({misfits[0]}); name a file of {model.backbone}'s "
+            "in config.pretrained, or correct config.model.backbone, or start from random weights: "
+            "--config.pretrained=none"
+        )
+    if misfits:
         raise UserError(f"{report}\n{_hint(report, partial)}")
     wrong = [
         why for path, array in found.items() if (why := _wrong(given[torch_name(path)], array))
@@ -178,6 +203,12 @@ def _match(
             f"{len(found)} tensors: {', '.join(wrong[:_NAMED])}"
         )
     return found, report
+
+
+def _is_backbone_alone(state_dict: Mapping[str, Any]) -> bool:
+    """Whether all tensors are a backbone's or of its own ImageNet classifier."""
+    references = reference_names(state_dict).values()
+    return bool(references) and all(group_of(r) == "backbone" for r in references)
 
 
 def _hint(report: LoadReport, partial: bool) -> str:
@@ -201,8 +232,7 @@ def _wrong(name: str, array: np.ndarray) -> str | None:
 def _by_reference_name(state_dict: Mapping[str, Any], source: str) -> dict[str, str]:
     """The reference's name -> the name in `state_dict`, of all tensors that have a meaning here."""
     given = {}
-    for name in state_dict:
-        reference = reference_name(name)
+    for name, reference in reference_names(state_dict).items():
         if reference in given:
             raise UserError(
                 f"{source}: found {given[reference]} and {name}, expected one of them: both are "

@@ -7,6 +7,7 @@ A tensor's path in the Flax variables is (collection, group, ..., leaf).
 """
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -32,8 +33,13 @@ _GROUPS = {
     "neck": "neck",
     "fc_list": "classifier",
 }
-# First parts of the backbone's names: what distinguishes a bare torchvision name from the others.
-_BACKBONE = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+# Beginnings of the backbones' names: what distinguishes a bare torchvision name from the others.
+# `fc` and `classifier.1` are the ImageNet classifiers of ResNet and MobileNetV2.
+_BACKBONE = re.compile(r"(conv1|bn1|layer[1-4]|fc|features|classifier\.1)\.")
+# The three convolutions of a MobileNetV2's block; the first one, without expansion, has two.
+_BLOCK = {"expand": 0, "depthwise": 1, "project": 2}
+# A block's layer as MobileNetV2 was first published for PyTorch: all in one sequence.
+_FLAT = re.compile(r"(base\.features\.\d+\.conv)\.([0-7])\.(\w+)")
 
 _PREFIXES = re.compile(r"^((module|_orig_mod|model|backbone|base)\.)+")
 
@@ -50,6 +56,9 @@ def _module_name(modules: Path) -> str:
     match modules:
         case ("backbone", layer):
             return f"base.{layer}"
+        case ("backbone", feature, layer) if feature.startswith("features_"):
+            number = feature.removeprefix("features_")
+            return f"base.features.{number}.{_mobilenet_name(number, layer)}"
         case ("backbone", block, layer):
             return f"base.{block.replace('_', '.')}.{_SHORTCUT.get(layer, layer)}"
         case ("embedding", part):
@@ -71,15 +80,45 @@ def _module_name(modules: Path) -> str:
             raise KeyError("/".join(modules))
 
 
+def _mobilenet_name(number: str, layer: str) -> str:
+    """Torchvision's name of a layer within feature `number`: depthwise_conv -> conv.1.0."""
+    step, _, kind = layer.rpartition("_")
+    if not step:
+        return str(_CONV_BN[kind])
+    position = _BLOCK[step] - (number == "1")
+    if step == "project":  # its two layers are not in a sequence of their own
+        return f"conv.{position + _CONV_BN[kind]}"
+    return f"conv.{position}.{_CONV_BN[kind]}"
+
+
+def reference_names(names: Iterable[str]) -> dict[str, str]:
+    """Each of a file's `names` -> `reference_name`, and torchvision's of a MobileNetV2's layers.
+
+    In files after the first published code a block's layers are numbered through (`conv.0` to
+    `conv.7`), with the same numbers for other layers: only the whole file tells.
+    """
+    found = {name: reference_name(name) for name in names}
+    if "base.features.1.conv.0.weight" not in found.values():
+        return found
+    return {name: _FLAT.sub(_unflattened, reference) for name, reference in found.items()}
+
+
+def _unflattened(match: re.Match[str]) -> str:
+    block, (position, kind), leaf = match[1], divmod(int(match[2]), 3), match[3]
+    last = 1 if block == "base.features.1.conv" else 2
+    inner = str(position + kind) if position == last else f"{position}.{kind}"
+    return f"{block}.{inner}.{leaf}"
+
+
 def reference_name(name: str) -> str:
     """`name` as the reference has it, of a name in its own style, torchvision's or a wrapper's.
 
     Leading `module.` (DataParallel), `_orig_mod.` (torch.compile), `model.`, `backbone.` and
-    `base.` go, in any order; bare names of a ResNet (`conv1.weight`, `layer1.0...`, `fc.bias`) get
-    their `base.`. Any other name is returned without those.
+    `base.` go, in any order; bare names of a backbone (`conv1.weight`, `layer1.0...`, `fc.bias`,
+    `features.0...`) get their `base.`. Any other name is returned without those.
     """
     bare = _PREFIXES.sub("", name)
-    return f"base.{bare}" if bare.partition(".")[0] in _BACKBONE else bare
+    return f"base.{bare}" if _BACKBONE.match(bare) else bare
 
 
 def group_of(reference: str) -> str | None:
@@ -88,8 +127,8 @@ def group_of(reference: str) -> str | None:
 
 
 def is_imagenet_classifier(reference: str) -> bool:
-    """Whether a reference name is that of the ResNet's own last layer, which has no place here."""
-    return reference.startswith("base.fc.")
+    """Whether a reference name is that of a backbone's own last layer, which has no place here."""
+    return reference.startswith(("base.fc.", "base.classifier."))
 
 
 def is_counter(name: str) -> bool:

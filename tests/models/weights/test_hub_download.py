@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -22,16 +23,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 # Locates each argument; prints a JSON list of the path or the error.
 LOCATE = """
-import json, sys
+import json, sys, time
 from stf_jax.errors import UserError
 from stf_jax.models.weights.location import locate_weights
 
 found = []
 for location in sys.argv[1:]:
+    begun = time.monotonic()
     try:
         found.append(str(locate_weights(location)))
     except UserError as error:
         found.append(f"error: {error}")
+    assert time.monotonic() - begun < 5, location
 print(json.dumps(found))
 """
 
@@ -129,17 +132,22 @@ def test_fetched_once_checked_and_reported_when_offline(hub: Hub, weights: bytes
     assert "\n" not in found[4]
 
     hub.close()  # the network is gone
-    assert locate(environment(home, hub.address), f"{address}#sha256={good}") == [first]
-    # huggingface_hub retries an uncached file for half a minute, unless it knows it is offline.
-    env = environment(home, hub.address, HF_HUB_OFFLINE="1")
-    there, not_there = locate(env, f"{address}#sha256={good}", "hf://owner/repo/dir/x.pth")
-    assert there == first
-    assert "\n" not in not_there
     placed = home / "placed" / "owner" / "repo" / "dir" / "x.pth"
-    assert not_there.endswith(
-        "without network, fetch dir/x.pth of the Hugging Face repository owner/repo elsewhere and "
-        f"put it at {placed}"
-    )
+    # Refused; known to be offline; a server that takes the connection and says nothing more.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mute = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for env, why in (
+            (environment(home, hub.address), "ConnectError: "),
+            (environment(home, hub.address, HF_HUB_OFFLINE="1"), "OfflineModeIsEnabled: "),
+            (environment(home, mute), ""),
+        ):
+            there, missing = locate(env, f"{address}#sha256={good}", "hf://owner/repo/dir/x.pth")
+            assert there == first
+            assert "\n" not in missing
+            assert f"not to be had ({why}" in missing
+            url = f"{env['HF_ENDPOINT']}/owner/repo/resolve/main/dir/x.pth"
+            hint = f"without network, fetch {url} elsewhere and put it at {placed}"
+            assert missing.endswith(hint)
 
 
 def test_the_command_reads_from_the_hub(hub: Hub, weights: bytes, tmp_path) -> None:

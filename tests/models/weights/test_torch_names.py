@@ -34,6 +34,45 @@ TABLE = [
         "base.layer1.0.downsample.1.running_mean",
         (256,),
     ),
+    (
+        "params/backbone/features_0/conv/kernel",
+        (3, 3, 3, 32),
+        "base.features.0.0.weight",
+        (32, 3, 3, 3),
+    ),
+    ("params/backbone/features_18/bn/bias", (1280,), "base.features.18.1.bias", (1280,)),
+    (
+        "params/backbone/features_2/expand_conv/kernel",
+        (1, 1, 16, 96),
+        "base.features.2.conv.0.0.weight",
+        (96, 16, 1, 1),
+    ),
+    (
+        "batch_stats/backbone/features_17/depthwise_bn/mean",
+        (960,),
+        "base.features.17.conv.1.1.running_mean",
+        (960,),
+    ),
+    (
+        "params/backbone/features_17/project_conv/kernel",
+        (1, 1, 960, 320),
+        "base.features.17.conv.2.weight",
+        (320, 960, 1, 1),
+    ),
+    (
+        "params/backbone/features_17/project_bn/scale",
+        (320,),
+        "base.features.17.conv.3.weight",
+        (320,),
+    ),
+    # The first block expands nothing: its layers are numbered from 0 all the same.
+    (
+        "params/backbone/features_1/project_conv/kernel",
+        (1, 1, 32, 16),
+        "base.features.1.conv.1.weight",
+        (16, 32, 1, 1),
+    ),
+    ("params/backbone/features_1/depthwise_bn/bias", (32,), "base.features.1.conv.0.1.bias", (32,)),
     ("params/embedding/conv_1/kernel", (20, 6), "local_conv_list.1.0.weight", (6, 20, 1, 1)),
     ("params/embedding/conv_1/bias", (6,), "local_conv_list.1.0.bias", (6,)),
     ("batch_stats/embedding/bn_0/mean", (6,), "local_conv_list.0.1.running_mean", (6,)),
@@ -66,7 +105,11 @@ def test_names_and_layouts(path, shape, name, there):
 
 
 def test_foreign_paths_have_no_name():
-    for path in (("params", "head", "kernel"), ("params", "backbone", "conv1", "gamma")):
+    for path in (
+        ("params", "head", "kernel"),
+        ("params", "backbone", "conv1", "gamma"),
+        ("params", "backbone", "features_2", "squeeze_conv", "kernel"),
+    ):
         with pytest.raises(KeyError):
             torch_name(path)
     assert group_of("head.weight") is None
@@ -79,6 +122,10 @@ def test_foreign_paths_have_no_name():
         ("conv1.weight", "base.conv1.weight"),
         ("layer4.2.bn3.running_var", "base.layer4.2.bn3.running_var"),
         ("fc.bias", "base.fc.bias"),
+        ("features.18.1.running_var", "base.features.18.1.running_var"),
+        ("module.features.2.conv.0.0.weight", "base.features.2.conv.0.0.weight"),
+        ("classifier.1.weight", "base.classifier.1.weight"),
+        ("classifier.weight", "classifier.weight"),
         ("module.base.layer1.0.conv1.weight", "base.layer1.0.conv1.weight"),
         ("module.module.bn1.bias", "base.bn1.bias"),
         ("base.base.bn1.bias", "base.bn1.bias"),

@@ -1,17 +1,19 @@
-"""PyTorch's .pth files (since 1.6: a zip archive), read without PyTorch.
+"""PyTorch's .pth files, read without PyTorch.
 
-The archive holds a pickle, data.pkl, whose tensors name their numbers by a key, and a file data/KEY
-for each. The pickle may name any function; here each name is looked up in a table of ours, so that
-nothing of it runs (`stf_jax.reading.plain_pickle`). Format: torch/serialization.py and
-torch/_utils.py of PyTorch 2.
+Since its version 1.6 such a file is a zip archive with a pickle, data.pkl, whose tensors name their
+numbers by a key, and a file data/KEY for each. Before, it was five pickles (a magic number, a
+version, the machine's properties, the content, the keys) and then the numbers of each key. A pickle
+may name any function; here each name is looked up in a table of ours, so that nothing of it runs
+(`stf_jax.reading.plain_pickle`). Format: torch/serialization.py and torch/_utils.py of PyTorch 2.
 """
 
 import math
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +22,7 @@ from stf_jax.reading.arrays import check_archive, read_entry
 from stf_jax.reading.limits import MIB
 from stf_jax.reading.plain_pickle import PlainUnpickler, RefusedError, plain_dict
 
-MOST_PICKLED = 64 * MIB  # of data.pkl: names and shapes
+MOST_PICKLED = 64 * MIB  # of data.pkl or the five pickles: names and shapes
 TIMES = 4  # what the tensors may take up in all, and is read for them, for each byte of the file
 
 _DTYPES: dict[str, Any] = {
@@ -38,6 +40,8 @@ _DTYPES: dict[str, Any] = {
     "ComplexDouble": np.complex128,
 }
 _MOST_DIMENSIONS = 32
+_MAGIC = 0x1950A86A20F9469CFC6C
+_VERSION = 1001
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def _first(tensor: Any, *_: Any) -> Any:
 
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): plain_dict,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _other_tensor,
     ("torch._utils", "_rebuild_qtensor"): _quantised,
@@ -120,6 +125,10 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 class _Unpickler(PlainUnpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(PlainUnpickler.dispatch)
 
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content, "utf-8", _ADMITTED)
+        self.kinds: dict[str, str] = {}  # key of numbers -> name of their type
+
     def find_class(self, module: str, name: str) -> Any:
         found = self.admitted.get((module, name))
         if found is not None:
@@ -131,9 +140,12 @@ class _Unpickler(PlainUnpickler):
         raise ValueError(f"GLOBAL {module}.{name}")
 
     def persistent_load(self, pid: Any) -> tuple[str, str]:
-        kind, storage, key, *_ = pid
+        kind, storage, key, *rest = pid
         if kind != "storage" or not isinstance(storage, _Named) or not isinstance(key, str):
             raise ValueError("a reference to something else than numbers")
+        if rest[2:] and rest[2] is not None:
+            raise ValueError("a part of other numbers")
+        self.kinds[key] = str(storage)
         return str(storage), key
 
     def load_newobj(self) -> None:
@@ -173,25 +185,66 @@ def read_zip(archive: zipfile.ZipFile) -> tuple[Any, "Storages"]:
     order = by_name.get(f"{root}byteorder")
     if order is not None and read_entry(archive, order) != b"little":
         raise ValueError("its numbers are big-endian")
-    content = _Unpickler(read_entry(archive, pickled), "utf-8", _ADMITTED).load()
-    return content, Storages(archive, root, size)
+    content = _Unpickler(read_entry(archive, pickled)).load()
+
+    def find(key: str) -> tuple[int, Callable[[], bytes]]:
+        entry = archive.getinfo(f"{root}data/{key}")
+        return entry.file_size, lambda: read_entry(archive, entry)
+
+    return content, Storages(find, size)
+
+
+def read_old(file: BinaryIO) -> tuple[Any, "Storages"]:
+    """As `read_zip` of a .pth of before PyTorch 1.6, opened for reading.
+
+    Raises what it is damaged with: ValueError and others.
+    """
+    size = os.fstat(file.fileno()).st_size
+    unpickler = _Unpickler(file.read(min(size, MOST_PICKLED)))
+    magic, version, machine = (unpickler.load() for _ in range(3))
+    if magic != _MAGIC or version != _VERSION:
+        raise ValueError("neither a zip archive nor of PyTorch before 1.6")
+    if machine["little_endian"] is not True:
+        raise ValueError("its numbers are big-endian")
+    content, keys = unpickler.load(), unpickler.load()
+    places, at = {}, unpickler.stream.tell()
+    for key in keys:
+        kind = unpickler.kinds[key]
+        if kind not in _DTYPES:
+            raise ValueError(f"of {kind.lower()}")
+        file.seek(at)
+        length = int.from_bytes(file.read(8), "little") * np.dtype(_DTYPES[kind]).itemsize
+        places[key] = at + 8, length
+        at += 8 + length
+    if at > size:
+        raise ValueError("cut off")
+
+    def find(key: str) -> tuple[int, Callable[[], bytes]]:
+        start, length = places[key]
+
+        def read() -> bytes:
+            file.seek(start)
+            return file.read(length)
+
+        return length, read
+
+    return content, Storages(find, size)
 
 
 @dataclass
 class Storages:
-    """The numbers of the tensors of an archive, while that is open."""
+    """The numbers of the tensors of a file, while that is open."""
 
-    archive: zipfile.ZipFile
-    root: str
+    find: Callable[[str], tuple[int, Callable[[], bytes]]]  # key -> bytes, what reads them
     size: int  # of the file, bytes
     used: int = 0  # bytes of tensors given, and read for them
     _last: dict[str, bytes] = field(default_factory=dict)  # the storage read last: often the next
 
     def _raw(self, key: str) -> bytes:
         if key not in self._last:
-            entry = self.archive.getinfo(f"{self.root}data/{key}")
-            self._count(entry.file_size)
-            self._last = {key: read_entry(self.archive, entry)}
+            size, read = self.find(key)
+            self._count(size)
+            self._last = {key: read()}
         return self._last[key]
 
     def _count(self, size: int) -> None:
