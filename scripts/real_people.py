@@ -1,0 +1,206 @@
+"""Models on real people, split by split: a table. See scripts/real_people.sh."""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from colour_histogram import colour_histograms
+from splits import split_names
+from train_and_score import train_and_score
+
+from stf_jax.config import Config, changed
+from stf_jax.data.augment import normalise
+from stf_jax.data.layout.tracklets import TrackletTable
+from stf_jax.data.pipeline import batches
+from stf_jax.data.sampling import evaluation_plan
+from stf_jax.data.source import evaluation_table
+from stf_jax.devices import use_compilation_cache
+from stf_jax.errors import UserError, prints_user_errors
+from stf_jax.evaluation import Ranking
+from stf_jax.evaluation.centring import camera_means
+from stf_jax.evaluation.features.table import extract_table
+from stf_jax.evaluation.scores import write_scores
+from stf_jax.evaluation.scoring import rank_table
+from stf_jax.main import parse, read_config
+from stf_jax.models import TemporalFusionNet, build_model
+from stf_jax.run.restore import default_checkpoint, restore_run, starting_variables
+from stf_jax.run.run_files import run_config
+from stf_jax.training.stop_request import RunStoppedError
+
+CONFIG = Path(__file__).parents[1] / "configs" / "pku_reid.py"
+DEMO = Path("runs/demo-0/fusion")
+# Name -> what differs from the config.
+TRAINED: dict[str, dict[str, Any]] = {
+    "mean pooling": {
+        "model.frame_attention": (),
+        "model.stages": (4,),
+        "model.stage_attention": "mean",
+    },
+    "late fusion": {"model.stages": (4,), "model.stage_attention": "mean"},
+    "fusion": {},
+}
+WAYS = ("partitions", "reversed")  # queries in camera 1; in camera 2
+Features = Callable[[TrackletTable], np.ndarray]
+
+
+class Key(NamedTuple):
+    """What a row of the table is of."""
+
+    model: str
+    way: str
+    centred: bool
+
+
+def frozen(config: Config) -> Features:
+    """Mean over a tracklet's frames of the pooled map of stage 4, of the starting weights."""
+    model = build_model(config.model, 0)
+    variables = starting_variables(model, config, report=lambda _: None)
+
+    @jax.jit
+    def pooled(images: jax.Array) -> Any:
+        def last_map(net: TemporalFusionNet, frames: jax.Array) -> jax.Array:
+            return net.backbone_net(frames, train=False)[3]
+
+        return model.apply(variables, normalise(images), method=last_map)
+
+    def features(table: TrackletTable) -> np.ndarray:
+        data, size = config.data, 64
+        plan = evaluation_plan(table, num_devices=1, chunk=8, frames_per_device=size)
+        sums: dict[int, Any] = defaultdict(float)
+        stream = batches(table, plan, height=data.height, width=data.width, buckets=[size])
+        for tracklets, batch in zip(plan.tracklets[:, 0], stream, strict=True):
+            found = np.asarray(pooled(batch.images[0])).mean((1, 2))
+            for place, vector in zip(batch.tracklet[0].tolist(), found, strict=True):
+                if place < len(tracklets):
+                    sums[int(tracklets[place])] += vector
+        return np.stack([sums[row] / np.linalg.norm(sums[row]) for row in range(len(sums))])
+
+    return features
+
+
+def of_run(workdir: Path, config: Config) -> Features:
+    """Features of a run's default checkpoint, of the layout of `config`."""
+    model, variables, _ = restore_run(config, workdir, default_checkpoint(workdir))
+    return lambda table: extract_table(model, variables, table, config).features
+
+
+def models(config: Config, workdir: Path) -> Iterator[tuple[str, Features]]:
+    """Yield each model's name and features on the split of `config`; trains what is missing."""
+    yield "histogram", lambda table: colour_histograms(table)
+    if DEMO.is_dir():
+        own = run_config(DEMO)
+        data = {"data.root": config.data.root, "data.partitions": config.data.partitions}
+        yield "demo", of_run(DEMO, changed(own, data))
+    yield "frozen", frozen(config)
+    for name, values in TRAINED.items():
+        own = changed(config, values)
+        folder = workdir / f"{name.replace(' ', '-')}-{Path(config.data.partitions).stem[-2:]}"
+        train_and_score(own, folder)
+        yield name, of_run(folder, own)
+
+
+def score(config: Config, features: Features) -> Iterator[tuple[str, bool, Ranking]]:
+    """Yield direction, whether centred (by the training people), and the ranking."""
+    trainval = evaluation_table(config.data, subset=config.data.train_subset)
+    means = camera_means(features(trainval), trainval.cameras)
+    test = evaluation_table(config.data)
+    found = features(test)  # the tracklets of the other direction are these, in this order
+    for way in WAYS:
+        name = config.data.partitions.replace(WAYS[0], way)
+        table = evaluation_table(changed(config, {"data.partitions": name}).data)
+        for centred in (False, True):
+            options = {"centring": "training", "means": means} if centred else {}
+            ranked = rank_table(found, table, ("step",), distance="cosine", **options)
+            yield way, centred, ranked["step"]
+
+
+def table_of(rankings: dict[Key, list[Ranking]]) -> str:
+    """Return the table: mean and deviation over the splits, percent."""
+    lines = [
+        f"{'mAP / rank-1, percent':24}{'queries in':>12}{'':>4}{'as it is':>26}{'centred':>26}"
+    ]
+    for model, way in dict.fromkeys((key.model, key.way) for key in rankings):
+        cells = ""
+        for centred in (False, True):
+            found = rankings[Key(model, way, centred)]
+            both = []
+            for values in ([r.mean_ap for r in found], [r.cmc[0] for r in found]):
+                spread = f" +- {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+                both.append(f"{100 * np.mean(values):.1f}{spread}")
+            cells += " / ".join(both).rjust(26)
+        lines.append(f"{model:24}{f'camera {1 + WAYS.index(way)}':>12}{'':>4}{cells}")
+    return "\n".join(lines)
+
+
+def gain(rankings: dict[Key, list[Ranking]], one: str, other: str, resamples: int = 2000) -> str:
+    """Return a line: mAP of `one` over `other`, both directions, its 95 % interval over people.
+
+    A resample draws people with replacement; a person counts in all splits that test it.
+    """
+    gains: dict[int, list[float]] = defaultdict(list)
+    for way in WAYS:
+        pairs = zip(rankings[Key(one, way, False)], rankings[Key(other, way, False)], strict=True)
+        for a, b in pairs:
+            for person, value in zip(
+                a.query_ids, a.average_precisions - b.average_precisions, strict=True
+            ):
+                gains[int(person)].append(100 * float(value))
+    sums = np.array([[sum(values), len(values)] for values in gains.values()])
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(sums), (resamples, len(sums)))
+    totals = sums[drawn].sum(1)
+    low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
+    mean = sums[:, 0].sum() / sums[:, 1].sum()
+    return (
+        f"{one} over {other}: {mean:+.1f} mAP, 95 % interval over people {low:+.1f} to {high:+.1f}"
+    )
+
+
+def run(argv: list[str], most: int) -> None:
+    """Score every model on the first `most` splits; print the table after each."""
+    options, overrides = parse(argv)
+    config = read_config(options, overrides)
+    use_compilation_cache(config.compilation_cache)
+    names = split_names(config)[:most]
+    rankings: dict[Key, list[Ranking]] = defaultdict(list)
+    for number, name in enumerate(names, 1):
+        own = changed(config, {"data.partitions": name})
+        for model, features in models(own, options.workdir):
+            for way, centred, ranking in score(own, features):
+                rankings[Key(model, way, centred)].append(ranking)
+        print(f"\n{number} of {len(names)} splits\n{table_of(rankings)}")
+        for model in ("late fusion", "fusion"):
+            print(gain(rankings, model, "mean pooling"))
+        sys.stdout.flush()
+    rows = {
+        f"{key.model}, {key.way}{', centred' if key.centred else ''}": {
+            "mAP": [r.mean_ap for r in found],
+            "rank-1": [float(r.cmc[0]) for r in found],
+        }
+        for key, found in rankings.items()
+    }
+    write_scores(options.workdir / "real_people.json", rows)
+
+
+@prints_user_errors
+def main() -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--splits", type=int, default=10, help="so many of the ten")
+    options, rest = parser.parse_known_args()
+    if not 1 <= options.splits <= 10:
+        raise UserError(f"--splits {options.splits}: expected 1 to 10")
+    try:
+        run(["--config", str(CONFIG), *rest], options.splits)
+    except RunStoppedError as stopped:
+        return stopped.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
