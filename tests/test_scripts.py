@@ -114,7 +114,7 @@ WITH_USAGE = sorted(
 
 @pytest.mark.parametrize("script", WITH_USAGE)
 def test_help_prints_usage_and_does_nothing(clone, script):
-    assert len(WITH_USAGE) == 11
+    assert len(WITH_USAGE) == 12
     command = ["bash", "-c", f"scripts/{script}.sh --help"]
     calls = clone / "calls.txt"
     calls.write_text("")
