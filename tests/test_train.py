@@ -469,7 +469,7 @@ def test_training_starts_from_random_weights_and_from_files(
         for group in ("params", "batch_stats"):
             expected = {**random[group], "backbone": theirs[group]["backbone"]}
             assert_same(started[0][group], expected)
-        assert "an ImageNet classifier: its 120 tensors fill the backbone of resnet18" in said
+        assert "an ImageNet classifier: its 100 tensors fill the backbone of resnet18" in said
     else:
         assert_same(started[0], theirs)
         assert "re-initialised" not in said
