@@ -1,8 +1,8 @@
 """Every command while a folder that it reads or writes fails, as on a network that goes away.
 
 Started with faulty_folder.c's library in LD_PRELOAD: `faulty_driver.py FOLDER POINTS`. Each command
-runs once to count the calls on the folder, then again with a failure from POINTS moments on, which
-are spread over the calls. Not a test: `test_faulty_folders.py` runs it.
+runs once on a folder that is slow, to count the calls on it, then again with a failure from POINTS
+moments on, which are spread over the calls. Not a test: `test_faulty_folders.py` runs it.
 """
 
 import ctypes
@@ -24,6 +24,7 @@ from stf_jax.prepare import __main__ as prepare
 
 library = ctypes.CDLL(None)
 library.faulty_folder_calls.restype = ctypes.c_long
+SLOW = "2000"  # microseconds a call
 Command = Callable[[Path], int]  # given the folder that fails
 READING = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT)
 WRITING = (errno.EDQUOT, errno.ENOSPC, errno.EROFS, errno.ESTALE)
@@ -85,7 +86,7 @@ def failing(command: Command, where: Path, after: int, fault: int, writes: bool)
 
     def run(given: Path) -> int:
         os.environ |= {"FAULTY_AFTER": str(after), "FAULTY_ERRNO": str(fault)}
-        os.environ["FAULTY_FOLDER"] = str(where)
+        os.environ |= {"FAULTY_FOLDER": str(where), "FAULTY_DELAY": "0" if fault else SLOW}
         if writes:
             os.environ["FAULTY_WRITES"] = "1"
         library.faulty_folder_reset()

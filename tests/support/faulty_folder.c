@@ -1,9 +1,8 @@
 /* A folder as a failing network serves it: loaded by LD_PRELOAD into a program.
 
 Calls of libc on files below FAULTY_FOLDER are counted: from call FAULTY_AFTER on they fail with
-errno FAULTY_ERRNO; only those that write or make files where FAULTY_WRITES is set; where
-FAULTY_ERRNO is 0 nothing fails and each call takes FAULTY_DELAY microseconds longer. The number of
-calls is written to the file FAULTY_COUNT names when the program ends.
+errno FAULTY_ERRNO, if that is not 0; only those that write or make files where FAULTY_WRITES is set.
+Every call takes FAULTY_DELAY microseconds longer.
 
 cc -shared -fPIC -o faulty_folder.so faulty_folder.c -ldl
 */
@@ -43,8 +42,8 @@ static int inside(const char *path) {
 static int fails(int writes) {
   long fault = number("FAULTY_ERRNO"), delay = number("FAULTY_DELAY");
   if (number("FAULTY_WRITES") && !writes) return 0;
-  if (atomic_fetch_add(&calls, 1) < number("FAULTY_AFTER")) return 0;
   if (delay) usleep(delay);
+  if (atomic_fetch_add(&calls, 1) < number("FAULTY_AFTER")) return 0;
   if (fault) errno = fault;
   return fault != 0;
 }
@@ -55,13 +54,6 @@ static int opened(int fd, const char *path) {
   return fd;
 }
 static int making(int flags) { return (flags & (O_CREAT | O_WRONLY | O_RDWR | O_TRUNC)) != 0; }
-
-__attribute__((destructor)) static void report(void) {
-  const char *path = getenv("FAULTY_COUNT");
-  if (!path) return;
-  FILE *file = fopen(path, "w");
-  if (file) fprintf(file, "%ld\n", atomic_load(&calls)), fclose(file);
-}
 
 #define REAL(type, name, ...)                             \
   static type (*real)(__VA_ARGS__);                       \

@@ -256,7 +256,13 @@ def _fresh_groups(
     ours = {shape[0] for path, shape in expected.values() if path[1] == "classifier"}
     if theirs and ours and theirs != ours:
         fresh["classifier"] = f"{_join(theirs)} identities in the file, {_join(ours)} in the model"
+    elif theirs and ours and _classifiers(given) != _classifiers(expected):
+        fresh["classifier"] = "with a bias in one of file and model"  # there is none after a neck
     return fresh
+
+
+def _classifiers(references: Iterable[str]) -> set[str]:
+    return {reference for reference in references if group_of(reference) == "classifier"}
 
 
 def _expected(

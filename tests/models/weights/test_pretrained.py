@@ -246,6 +246,22 @@ def test_other_identities_and_new_parts_when_asked(
     assert "not used, 4: fc_list" in lines[2]
 
 
+def test_a_neck_on_weights_that_have_none_when_asked(
+    tmp_path, random_variables, variables, state_dict
+):
+    """The classifier after a neck has no bias: that of the file is left out whole."""
+    path = tmp_path / "weights.npz"
+    write_tensors(path, state_dict)
+    start = random_variables(NECKED, seed=5)
+    assert any(line.startswith("extra") for line in error_of(load_pretrained, path, NECKED, start))
+    found, report = load_pretrained(path, NECKED, start, partial=True)
+    for group in ("backbone", "embedding", "intra_attention", "relation"):
+        check_same(found["params"][group], variables["params"][group])
+    for group in ("neck", "classifier"):
+        check_same(found["params"][group], start["params"][group])
+    assert "classifier (with a bias in one of file and model)" in str(report)
+
+
 def test_parts_the_model_lacks_when_asked(tmp_path, random_variables, variables, state_dict):
     path = tmp_path / "weights.npz"
     write_tensors(path, state_dict)
