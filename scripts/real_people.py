@@ -92,7 +92,7 @@ def of_run(workdir: Path, config: Config) -> Features:
 def models(config: Config, workdir: Path) -> Iterator[tuple[str, Features]]:
     """Yield each model's name and features on the split of `config`; trains what is missing."""
     yield "histogram", lambda table: colour_histograms(table)
-    if DEMO.is_dir():
+    if (DEMO / "scores.json").is_file():  # trained to its end
         own = run_config(DEMO)
         data = {"data.root": config.data.root, "data.partitions": config.data.partitions}
         yield "demo", of_run(DEMO, changed(own, data))
@@ -164,6 +164,9 @@ def gain(rankings: dict[Key, list[Ranking]], one: str, other: str, resamples: in
 def run(argv: list[str], most: int) -> None:
     """Score every model on the first `most` splits; print the table after each."""
     options, overrides = parse(argv)
+    fixed = [o for o in overrides if o.startswith(("--config.evaluation.", "--config.augment.pad"))]
+    if fixed:
+        raise UserError(f"{fixed[0]}: expected none of these; all models are compared in one way")
     config = read_config(options, overrides)
     use_compilation_cache(config.compilation_cache)
     names = split_names(config)[:most]

@@ -25,7 +25,7 @@ from stf_jax.evaluation.scores import (
     training_and_test,
     write_scores,
 )
-from stf_jax.evaluation.scoring import rank_table
+from stf_jax.evaluation.scoring import check_centring, rank_table
 from stf_jax.folder_lock import one_owner
 from stf_jax.run.data_facts import scored_on, trained_on
 from stf_jax.run.evaluations import SCORES_FILE, evaluation_folder
@@ -125,6 +125,13 @@ def _score(
         if evaluation.centring == "training"
         else None
     )
+    for protocol in evaluation.protocols:
+        check_centring(
+            *(table, protocol),
+            centring=evaluation.centring,
+            training=to_centre,
+            multi_query=evaluation.multi_query,
+        )
     check_hosts(config, (table, *([] if to_centre is None else [to_centre])), variables)
     read_frames = frame_source(config.data, config.data.eval_subset, table)
     extracted = extract_table(model, variables, table, config, read_frames=read_frames)

@@ -152,8 +152,16 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if options.mode in _NEEDED and _several_hosts(options):
         parser.error(f"--mode {options.mode} runs on one host")
     vain = [arg for arg in rest if arg.startswith("--config.evaluation.")]
+    centring = [arg for arg in vain if arg.startswith("--config.evaluation.centring")]
+    if options.mode in _NEEDED and centring:
+        parser.error(
+            f"--mode {options.mode}: {centring[0]} has no effect; features are kept as they are: "
+            "--mode match --centre-with"
+        )
     if options.mode == "match" and vain:
         parser.error(f"--mode match: {vain[0]} has no effect; the features carry what it sets")
+    if options.mode != "match" and options.centre_with is not None:
+        parser.error("--centre-with is of --mode match; else --config.evaluation.centring")
     if options.mode == "embed" and options.output.suffix != ".npz":
         parser.error(f"--output {options.output}: expected a name that ends in .npz")
     if options.prior is not None and options.calibrate is None:

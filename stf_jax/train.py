@@ -101,6 +101,8 @@ def check_run(
             )
         if found:
             hint = "expected this run's own; use another --workdir, or config.pretrained=WORKDIR"
+            if "pretrained" in differing:  # of old runs: the configs' default was another
+                hint = f"expected this run's own: --config.pretrained={earlier.pretrained}"
             raise UserError("\n".join(f"{line}: {hint}" for line in found))
         last, now = before.starts[-1], run_files.versions()
         unlike = [f"the data are others: {c}" for c in data_changes(last.get("data", {}), data)]

@@ -314,6 +314,7 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
         (["--mode", "evaluate", "--weights", "w.npz"], "--weights needs --config, --output"),
         (["--mode", "evaluate", "--weights", "."], "--mode evaluate --weights needs --output"),
         (["--workdir", "w", "--weights", "w.npz"], "--weights is of --mode evaluate"),
+        (["--workdir", "w", "--centre-with", "gallery"], "--centre-with is of --mode match"),
     ],
 )
 def test_what_a_mode_needs(argv: list[str], said: str, capsys) -> None:

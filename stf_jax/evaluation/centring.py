@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 
 from stf_jax.errors import UserError
 
+LEAST = 1e-6  # length of a centred feature; of a shorter one rounding alone is left
 FEW_TRACKLETS = 10  # whose mean is so rough that a line in the log says so
 
 _LOG = logging.getLogger(__name__)
@@ -48,9 +49,25 @@ def centre_pair(
 ) -> tuple[Float[np.ndarray, "q d"], Float[np.ndarray, "g d"]]:
     """Centre query and gallery features, float32: each less its camera's mean, of unit length.
 
-    `means` are those of other tracklets of the same cameras; None takes the gallery's own, and of a
-    camera that the gallery lacks the queries'. Rows that are zero stay zero. A mean of fewer than
-    `FEW_TRACKLETS` is named in the log.
+    The means are `centring_means`'. Rows that are zero stay zero.
+
+    Raises UserError as it does, and where nothing is left of a feature: it is its camera's mean.
+    """
+    means = centring_means(query, query_cameras, gallery, gallery_cameras, means)
+    return _less(means, query, query_cameras), _less(means, gallery, gallery_cameras)
+
+
+def centring_means(
+    query: Float[np.ndarray, "q d"],
+    query_cameras: Int64[np.ndarray, " q"],
+    gallery: Float[np.ndarray, "g d"],
+    gallery_cameras: Int64[np.ndarray, " g"],
+    means: CameraMeans | None = None,
+) -> CameraMeans:
+    """Return the means to centre with: `means`, which are of other tracklets of the same cameras.
+
+    None takes the gallery's own, and of a camera that the gallery lacks the queries'. A mean of
+    fewer than `FEW_TRACKLETS` is named in the log.
 
     Raises UserError for a camera that `means` lacks, or whose mean is of a single tracklet: nothing
     would be left of that one.
@@ -63,7 +80,7 @@ def centre_pair(
         )
     pairs = ((query, query_cameras), (gallery, gallery_cameras))
     _check(means, np.unique(np.concatenate([of[f.any(axis=1)] for f, of in pairs])))
-    return _less(means, query, query_cameras), _less(means, gallery, gallery_cameras)
+    return means
 
 
 def _check(means: CameraMeans, needed: Int64[np.ndarray, " n"]) -> None:
@@ -95,6 +112,12 @@ def _less(
     at = [rows[camera] for camera in cameras[seen].tolist()]
     rest = features[seen].astype(np.float64) - means.means[at]
     lengths = np.linalg.norm(rest, axis=1, keepdims=True)
+    nothing = np.unique(cameras[seen][lengths[:, 0] < LEAST]).tolist()
+    if nothing:
+        raise UserError(
+            f"centring: nothing is left of features of camera {nothing[0]}, which are as its mean; "
+            "expected tracklets that differ; leave out copies, or do not centre"
+        )
     found = np.zeros(features.shape, np.float32)
-    found[seen] = rest / np.maximum(lengths, np.finfo(np.float32).tiny)
+    found[seen] = rest / lengths
     return found

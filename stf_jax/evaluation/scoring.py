@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stf_jax.data.layout.tracklets import TrackletTable
-from stf_jax.evaluation.centring import CameraMeans, camera_means, centre_pair
+from stf_jax.evaluation.centring import CameraMeans, camera_means, centre_pair, centring_means
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.protocols import pool_queries, select_rows
 from stf_jax.evaluation.ranking import Ranking, rank_gallery
@@ -87,22 +87,27 @@ def check_centring(
     protocol: str,
     *,
     centring: str,
-    training: TrackletTable,
+    training: TrackletTable | None,
     multi_query: str = "",
 ) -> None:
     """Raise UserError where a camera of `table` has no mean feature to be centred with.
 
-    Needs no features: so that it is found out before training.
+    Needs no features: so that it is found out before training, and before all are extracted.
+    `training` is needed where they are to centre.
     """
     if centring == "none":
         return
-    ones, of_training = (np.ones((t.num_tracklets, 1), np.float32) for t in (table, training))
-    means = camera_means(of_training, training.cameras) if centring == "training" else None
+    means = None
+    if centring == "training":
+        assert training is not None
+        of_training = np.ones((training.num_tracklets, 1), np.float32)
+        means = camera_means(of_training, training.cameras)
+    ones = np.ones((table.num_tracklets, 1), np.float32)
     rows = select_rows(
         protocol, person_ids=table.person_ids, marks=table.marks, multi_query=bool(multi_query)
     )
     query, gallery = rows.query, rows.gallery
-    centre_pair(ones[query], table.cameras[query], ones[gallery], table.cameras[gallery], means)
+    centring_means(ones[query], table.cameras[query], ones[gallery], table.cameras[gallery], means)
 
 
 def rank_table(

@@ -123,7 +123,7 @@ def _normalise_gradient(epsilon, relu, ceiling, axis_name, saved, cotangents):
         # The same mask from `x`, which is read here anyway: else `through_relu` would be written
         # to memory by the kernel of the sums and read by this one.
         again = _affine(x.astype(scale.dtype), mean, scale * inverse, bias)
-        wide = jnp.where(_opened(again, ceiling), dy, 0).astype(scale.dtype)
+        wide = jnp.where(_opened(again.astype(x.dtype), ceiling), dy, 0).astype(scale.dtype)
     share = 1 / jnp.maximum(count, 1)
     dx = (2 * share * dvar)[lead] * centred + (share * dmean)[lead]
     if mask is not None:

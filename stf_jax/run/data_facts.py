@@ -55,7 +55,8 @@ def trained_on(workdir: Path) -> dict[str, Any] | None:
     if files is None:
         return None
     data = run_config(workdir).data
-    kept: Any = files.starts[-1].get("data") if files.starts else None
+    last: Any = files.starts[-1] if files.starts else None
+    kept = last.get("data") if isinstance(last, dict) else None
     facts = kept.get(data.train_subset) if isinstance(kept, dict) else None
     return _place(data, data.train_subset, facts if isinstance(facts, dict) else {})
 

@@ -141,7 +141,8 @@ def starting_variables(
     # Shapes alone: weights that do not fit are reported before an initialisation is compiled.
     template = jax.eval_shape(init)
     if Path(source).is_dir():
-        optional = ["classifier", *(["stage_attention"] if config.pretrained_partial else [])]
+        parts = ["stage_attention", "neck"] if config.pretrained_partial else []
+        optional = ["classifier", *parts]
         which = default_checkpoint(Path(source))
         found, fresh = checkpoint.restore_model(
             Path(source) / "checkpoints", template, which, optional

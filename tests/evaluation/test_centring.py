@@ -87,6 +87,14 @@ def test_cameras_that_cannot_be_centred(caplog: pytest.LogCaptureFixture) -> Non
     assert "camera 9 (3)" in record.getMessage()
 
 
+def test_copies_of_which_nothing_is_left_are_refused() -> None:
+    query, query_cameras, gallery, gallery_cameras = parts()
+    gallery = gallery.copy()
+    gallery[gallery_cameras == 3] = gallery[gallery_cameras == 3][0]
+    with pytest.raises(UserError, match="centring: nothing is left of features of camera 3"):
+        centre_pair(query, query_cameras, gallery, gallery_cameras)
+
+
 def make_table() -> TrackletTable:
     people = np.arange(N) % 12 - 1
     return TrackletTable(

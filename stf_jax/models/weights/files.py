@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from stf_jax.errors import UserError
+from stf_jax.errors import UserError, raise_system_fault
 from stf_jax.files import atomic_write
 from stf_jax.models.weights.torch_files import Storages, StoredTensor, read_old, read_zip
 from stf_jax.models.weights.torch_names import group_of, reference_name
@@ -104,6 +104,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # of its header as much as of the system
+        raise_system_fault(error, path)
         raise UserError(f"{path}: not a readable .safetensors file: {_reason(error)}") from error
 
 
@@ -111,6 +112,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         return read_npz(path)
     except (OSError, ValueError) as error:
+        raise_system_fault(error, path)
         raise UserError(
             f"{path}: not a readable .npz file of plain arrays: {_reason(error)}"
         ) from error
@@ -142,6 +144,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the unpickler's and the archive's errors have no common base
+        raise_system_fault(error, path)
         raise UserError(
             f"{path}: not a PyTorch file of plain tensors ({_reason(error)}); expected what "
             "torch.save(model.state_dict(), ...) writes"

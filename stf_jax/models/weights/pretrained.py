@@ -187,10 +187,10 @@ def _match(
     misfits = [*report.missing, *misshapen, *extra]
     if misfits and alone:
         raise UserError(
-            f"{source}: found another backbone's weights, expected those of {model.backbone}: "
-            f"{len(misfits)} tensors do not fit ({misfits[0]}); name a file of {model.backbone}'s "
-            "in config.pretrained, or correct config.model.backbone, or start from random weights: "
-            "--config.pretrained=none"
+            f"{source}: found weights of another backbone, or not all: expected those of "
+            f"{model.backbone}, {len(misfits)} tensors do not fit ({misfits[0]}); name a file of "
+            f"{model.backbone}'s in config.pretrained, or correct config.model.backbone, or start "
+            "from random weights: --config.pretrained=none"
         )
     if misfits:
         raise UserError(f"{report}\n{_hint(report, partial)}")
