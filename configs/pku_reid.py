@@ -13,8 +13,8 @@ def get_config() -> Config:
     values = {
         "data.root": "data/pku-reid",
         "pretrained": "data/mobilenet_v2.safetensors",  # scripts/mobilenet_weights.sh
-        "data.height": 128,  # the pictures are 128x48
-        "data.width": 64,
+        "data.height": 96,  # the pictures are 128x48
+        "data.width": 48,
         "data.tracklets": 16,  # 8 people x
         "data.tracklets_per_identity": 2,  # both cameras
         "data.min_frames": 4,
@@ -30,7 +30,7 @@ def get_config() -> Config:
         "model.last_stride": 1,
         "model.embed_dim": 512,
         "optimizer.lr_backbone": 3e-4,
-        "train.max_steps": 100,
+        "train.max_steps": 60,
         "train.evaluate_before": False,
         "evaluation.distance": "cosine",
     }
