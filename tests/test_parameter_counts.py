@@ -29,6 +29,8 @@ LEARNED_256 = 256 + 1
 
 # The demo's 140 training people, street's five; the training identities of the others.
 PUBLISHED = R50 + EMBED_4096 + INTRA_4096 + INTER_4096
+# MobileNetV2, C = 512.
+MOBILE = 2_223_872 + (1280 + 3) * 512 + (512 + 3) + (2 * 512 + 1) * 768 + RELATION + (512 + 1)
 DRAWN = R18 + EMBED_256 + INTRA_256 + INTER_256
 EXPECTED = {
     "mars": (625, PUBLISHED + (4096 + 1) * 625),
@@ -40,6 +42,7 @@ EXPECTED = {
     "ilids_vid_strong": (150, PUBLISHED + 2 * 4096 + 4096 * 150),
     "demo": (140, DRAWN + LEARNED_256 + (256 + 1) * 140),
     "ablation": (140, DRAWN + LEARNED_256 + (256 + 1) * 140),
+    "pku_reid": (37, MOBILE + (512 + 1) * 37),
     "street": (5, DRAWN + LEARNED_256 + (256 + 1) * 5),
 }
 CLASSES_140 = (256 + 1) * 140
