@@ -122,7 +122,7 @@ def score(config: Config, features: Features) -> Iterator[tuple[str, bool, Ranki
 def table_of(rankings: dict[Key, list[Ranking]]) -> str:
     """Return the table: mean and deviation over the splits, percent."""
     lines = [
-        f"{'mAP / rank-1, percent':24}{'queries in':>12}{'':>4}{'as it is':>26}{'centred':>26}"
+        f"{'mAP / rank-1, percent':24}{'queries in':>12}{'':>4}{'as it is':>30}{'centred':>30}"
     ]
     for model, way in dict.fromkeys((key.model, key.way) for key in rankings):
         cells = ""
@@ -132,7 +132,7 @@ def table_of(rankings: dict[Key, list[Ranking]]) -> str:
             for values in ([r.mean_ap for r in found], [r.cmc[0] for r in found]):
                 spread = f" +- {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
                 both.append(f"{100 * np.mean(values):.1f}{spread}")
-            cells += " / ".join(both).rjust(26)
+            cells += " / ".join(both).rjust(30)
         lines.append(f"{model:24}{f'camera {1 + WAYS.index(way)}':>12}{'':>4}{cells}")
     return "\n".join(lines)
 
