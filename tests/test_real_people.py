@@ -1,0 +1,78 @@
+"""The table and the interval of scripts/real_people.py."""
+
+import numpy as np
+import pytest
+from real_people import WAYS, Key, gain, main, table_of
+
+from stf_jax.evaluation import Ranking, rank_gallery
+
+
+def ranking(people: list[int], places: list[int]) -> Ranking:
+    """Queries whose one match is at these places, so of average precision 1 / place."""
+    size = max(places)
+    distances = np.tile(np.arange(size, dtype=np.float32), (len(people), 1))
+    gallery = np.full(size, 999)
+    found = []
+    for person, place, row in zip(people, places, distances, strict=True):
+        own = gallery.copy()
+        own[place - 1] = person
+        ranked = rank_gallery(
+            row[None],
+            query_ids=np.array([person]),
+            gallery_ids=own,
+            query_cameras=np.array([1]),
+            gallery_cameras=np.full(size, 2),
+        )
+        found.append(ranked)
+    values = [float(r.mean_ap) for r in found]
+    assert values == [1 / place for place in places]
+    fields = dict(vars(found[0]))
+    fields |= {"query_ids": np.array(people), "average_precisions": np.array(values)}
+    fields |= {"mean_ap": float(np.mean(values)), "cmc": np.array([np.mean(np.equal(places, 1))])}
+    return Ranking(**fields)
+
+
+def test_the_gain_is_that_of_all_queries_and_its_interval_resamples_people() -> None:
+    people = [1, 2, 3, 4]
+    rankings = {}
+    for way in WAYS:
+        rankings[Key("one", way, False)] = [ranking(people, [1, 1, 1, 2])] * 2
+        rankings[Key("other", way, False)] = [ranking(people, [2, 2, 2, 2])] * 2
+    line = gain(rankings, "one", "other")
+    assert line.startswith("one over other: +37.5 mAP, 95 % interval over people ")
+    low, high = map(float, line.partition("people ")[2].split(" to "))
+    assert 0 <= low < 37.5 < high == 50
+    # Of one person's gain alone a resample can have none.
+    few = {key: [ranking(people, [1, 2, 2, 2])] for key in rankings if key.model == "one"}
+    few |= {key: [ranking(people, [2, 2, 2, 2])] for key in rankings if key.model == "other"}
+    assert "+12.5 mAP, 95 % interval over people +0.0 to +37.5" in gain(few, "one", "other")
+
+
+def test_the_table_has_mean_and_deviation_of_the_splits() -> None:
+    rankings = {
+        Key("fusion", way, centred): [ranking([1, 2], [1, 1]), ranking([1, 2], [1, 2])]
+        for way in WAYS
+        for centred in (False, True)
+    }
+    head, first, second = table_of(rankings).splitlines()
+    assert "as it is" in head
+    scores = "87.5 +- 17.7 / 75.0 +- 35.4"
+    assert " ".join(first.split()) == f"fusion camera 1 {scores} {scores}"
+    assert second.split()[:3] == ["fusion", "camera", "2"]
+    assert len(head) == len(first) == len(second)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--splits", "11"], "error: --splits 11: expected 1 to 10"),
+        (["--workdir", "w", "--config.evaluation.flip=True"], "compared in one way"),
+        (["--workdir", "w", "--config.data.root=nowhere"], "nowhere: no partitions_NN.pkl"),
+    ],
+)
+def test_bad_options_are_one_line(argv, said, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["real_people.py", *argv])
+    assert main() == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
