@@ -4,11 +4,13 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from benchmarking.drawn_run import MODELS
 from colour_histogram import colour_histograms
 from splits import split_names
 from train_and_score import train_and_score
@@ -21,7 +23,7 @@ from stf_jax.data.sampling import evaluation_plan
 from stf_jax.data.source import evaluation_table
 from stf_jax.devices import use_compilation_cache
 from stf_jax.errors import UserError, prints_user_errors
-from stf_jax.evaluation import Ranking
+from stf_jax.evaluation import Ranking, mean_ap_difference
 from stf_jax.evaluation.centring import camera_means
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.evaluation.scores import write_scores
@@ -34,16 +36,7 @@ from stf_jax.training.stop_request import RunStoppedError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pku_reid.py"
 DEMO = Path("runs/demo-0/fusion")
-# Name -> what differs from the config.
-TRAINED: dict[str, dict[str, Any]] = {
-    "mean pooling": {
-        "model.frame_attention": (),
-        "model.stages": (4,),
-        "model.stage_attention": "mean",
-    },
-    "late fusion": {"model.stages": (4,), "model.stage_attention": "mean"},
-    "fusion": {},
-}
+TRAINED = dict(reversed(MODELS.items()))  # mean pooling first
 WAYS = ("partitions", "reversed")  # queries in camera 1; in camera 2
 Features = Callable[[TrackletTable], np.ndarray]
 
@@ -137,28 +130,26 @@ def table_of(rankings: dict[Key, list[Ranking]]) -> str:
     return "\n".join(lines)
 
 
-def gain(rankings: dict[Key, list[Ranking]], one: str, other: str, resamples: int = 2000) -> str:
+def gain(rankings: dict[Key, list[Ranking]], one: str, other: str) -> str:
     """Return a line: mAP of `one` over `other`, both directions, its 95 % interval over people.
 
     A resample draws people with replacement; a person counts in all splits that test it.
     """
-    gains: dict[int, list[float]] = defaultdict(list)
-    for way in WAYS:
-        pairs = zip(rankings[Key(one, way, False)], rankings[Key(other, way, False)], strict=True)
-        for a, b in pairs:
-            for person, value in zip(
-                a.query_ids, a.average_precisions - b.average_precisions, strict=True
-            ):
-                gains[int(person)].append(100 * float(value))
-    sums = np.array([[sum(values), len(values)] for values in gains.values()])
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(sums), (resamples, len(sums)))
-    totals = sums[drawn].sum(1)
-    low, high = np.percentile(totals[:, 0] / totals[:, 1], [2.5, 97.5])
-    mean = sums[:, 0].sum() / sums[:, 1].sum()
+    both = (
+        joined([ranking for way in WAYS for ranking in rankings[Key(model, way, False)]])
+        for model in (one, other)
+    )
+    mean, low, high = (100 * value for value in mean_ap_difference(*both, resamples=2000))
     return (
         f"{one} over {other}: {mean:+.1f} mAP, 95 % interval over people {low:+.1f} to {high:+.1f}"
     )
+
+
+def joined(found: list[Ranking]) -> Ranking:
+    """Return the first one with the queries of all: enough for `mean_ap_difference`."""
+    names = ("query_ids", "average_precisions", "match_counts")
+    arrays = {name: np.concatenate([getattr(each, name) for each in found]) for name in names}
+    return replace(found[0], **arrays)
 
 
 def run(argv: list[str], most: int) -> None:

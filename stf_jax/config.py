@@ -15,6 +15,7 @@ from typing import Any
 from stf_jax.config_keys import among, choice, flag, key, listed, number, rising, span, text, within
 from stf_jax.errors import UserError
 
+RANDOM = "none"  # as `pretrained`: no starting weights
 # Of torchvision's ResNet-50 under its names, with its ImageNet classifier; the paper starts there.
 IMAGENET_RESNET50 = (
     "hf://timm/resnet50.tv_in1k/model.safetensors"
@@ -377,7 +378,7 @@ def from_json(values: Mapping[str, Any], *, num_devices: int = 1) -> Config:
     """
     given = _flat(values)
     if given.get("pretrained") == "":  # random weights, before "none" was their name
-        given["pretrained"] = "none"
+        given["pretrained"] = RANDOM
     older = given.pop("data.tracklets_per_device", None)
     if isinstance(older, int):
         given.setdefault("data.tracklets", older * num_devices)

@@ -164,7 +164,7 @@ def _is_there(path: Path, descriptor: int) -> bool:
 
 def _is_file_of(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+        return _is_there(path, descriptor)
     except OSError:
         return False
 

@@ -15,7 +15,7 @@ from zlib import crc32
 import jax
 
 from stf_jax import hosts
-from stf_jax.config import Config, TrainConfig, changed, check_config, flat_values, to_json
+from stf_jax.config import RANDOM, Config, TrainConfig, changed, check_config, flat_values, to_json
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.sampling import Position, training_buckets, training_plan
@@ -268,7 +268,7 @@ def _train(
     seen = max((entry.step for entry in checkpoint.describe(checkpoints)), default=None)
     hosts.check_same({f"the latest checkpoint in {checkpoints}": str(seen)})
     # A resumed run has its weights: those it started from may no longer exist.
-    started = config if stored is None else changed(config, {"pretrained": "none"})
+    started = config if stored is None else changed(config, {"pretrained": RANDOM})
     check_pretrained(started)
     layout = open_layout(config.data)
     for finding in layout.findings:

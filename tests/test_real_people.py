@@ -28,6 +28,7 @@ def ranking(people: list[int], places: list[int]) -> Ranking:
     assert values == [1 / place for place in places]
     fields = dict(vars(found[0]))
     fields |= {"query_ids": np.array(people), "average_precisions": np.array(values)}
+    fields |= {"match_counts": np.ones(len(people), np.int64)}
     fields |= {"mean_ap": float(np.mean(values)), "cmc": np.array([np.mean(np.equal(places, 1))])}
     return Ranking(**fields)
 

@@ -31,7 +31,7 @@ import numpy as np
 from stf_jax.errors import UserError
 from stf_jax.prepare.placing import add_placing_arguments
 from stf_jax.prepare.published.official_counts import PKU_REID
-from stf_jax.prepare.published.source_tracklets import SourceTracklet, is_image
+from stf_jax.prepare.published.source_tracklets import SourceTracklet, is_image, paths_below
 from stf_jax.prepare.published.two_cameras import Split, check_people, write_splits
 
 SPLITS = 10
@@ -51,7 +51,7 @@ def read_pku_reid(source: Path) -> tuple[list[SourceTracklet], list[Split]]:
             one orientation, people whom one camera lacks, or fewer than two people.
     """
     found: dict[tuple[int, int], dict[int, str]] = defaultdict(dict)
-    for file in _pictures(source):
+    for file in sorted(p for p in paths_below(source) if is_image(os.path.basename(p))):
         match = _NAME.fullmatch(file)
         if match is None or int(match[2]) not in (1, 2):
             raise UserError(
@@ -79,23 +79,6 @@ def read_pku_reid(source: Path) -> tuple[list[SourceTracklet], list[Split]]:
         for (person, camera), files in found.items()
     ]
     return check_people(tracklets, people, source, "the set"), halvings(people)
-
-
-def _pictures(source: Path) -> list[str]:
-    """Paths, relative to `source`, of the pictures in it and in its folders."""
-    try:
-        found = [entry.name for entry in os.scandir(source)]
-        inside = [
-            f"{name}/{inner}"
-            for name in found
-            if (source / name).is_dir()
-            for inner in os.listdir(source / name)
-        ]
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: cannot be read ({error.strerror}); expected a folder of pictures"
-        ) from None
-    return sorted(p for p in (*found, *inside) if is_image(os.path.basename(p)))
 
 
 def halvings(people: list[int]) -> list[Split]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from stf_jax.config import IMAGENET_RESNET50, Config
+from stf_jax.config import IMAGENET_RESNET50, RANDOM, Config
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError
 from stf_jax.models import TemporalFusionNet, build_model
@@ -19,9 +19,6 @@ from stf_jax.models.weights.pretrained import load_pretrained, variables_from_to
 from stf_jax.models.weights.torch_names import group_of, reference_name
 from stf_jax.run import checkpoint
 from stf_jax.run.run_files import read_run_files, run_config
-
-# As `config.pretrained`: no starting weights.
-RANDOM = "none"
 
 
 def default_checkpoint(workdir: Path) -> str:

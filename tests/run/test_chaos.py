@@ -4,43 +4,21 @@ STF_CHAOS_KILLS=200 STF_CHAOS_SEED=1 pytest tests/run/test_chaos.py     more kil
 STF_SOAK_EPOCHS=450 pytest tests/run/test_chaos.py                      and what a long run uses
 """
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from drivers import drive
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("STF_CHAOS_KILLS", "20"))
 SEED = int(os.environ.get("STF_CHAOS_SEED", "0"))
 SOAK_EPOCHS = int(os.environ.get("STF_SOAK_EPOCHS", "0"))
 
 
-def drive(*arguments: object) -> list[dict[str, Any]]:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment |= {
-        "PYTHONPATH": str(ROOT),
-        "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles in half the time
-    }
-    driver = ROOT / "tests" / "support" / "chaos_driver.py"
-    done = subprocess.run(
-        [sys.executable, str(driver), *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900 + 30 * KILLS)
 def test_killed_or_on_a_full_disk_it_ends_the_same(tmp_path: Path) -> None:
-    killed, filled = drive("killed", tmp_path, KILLS, SEED)
+    killed, filled = drive("chaos_driver.py", "killed", tmp_path, KILLS, SEED)
     assert killed["kills"] == KILLS
     assert len(killed["places"]) >= min(4, KILLS // 4)
     assert filled == {"filled": 10}
@@ -51,4 +29,4 @@ if SOAK_EPOCHS:
     @pytest.mark.slow
     @pytest.mark.timeout(900 + 5 * SOAK_EPOCHS)
     def test_memory_threads_and_files_do_not_grow(tmp_path: Path) -> None:
-        drive("soak", tmp_path, SOAK_EPOCHS)
+        drive("chaos_driver.py", "soak", tmp_path, SOAK_EPOCHS)

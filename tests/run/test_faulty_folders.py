@@ -3,7 +3,6 @@
 STF_FAULT_POINTS=20 pytest tests/run/test_faulty_folders.py     more moments of each command
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,9 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from drivers import SUPPORT, drive
 
-SUPPORT = Path(__file__).parents[1] / "support"
-ROOT = SUPPORT.parents[1]
 POINTS = int(os.environ.get("STF_FAULT_POINTS", "2"))
 
 
@@ -25,20 +23,9 @@ def test_a_folder_that_fails_is_one_line_and_loses_nothing(tmp_path: Path) -> No
     source = SUPPORT / "faulty_folder.c"
     compiler = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
     subprocess.run(compiler, check=True)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment |= {
-        "LD_PRELOAD": str(library),
-        "PYTHONPATH": str(ROOT),
-        "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles in half the time
-    }
     work = tmp_path / "work"
     work.mkdir()
-    driver = str(SUPPORT / "faulty_driver.py")
-    command = [sys.executable, driver, str(work), str(POINTS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-6000:]
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = drive("faulty_driver.py", work, POINTS, LD_PRELOAD=str(library))
     assert len(rows) == 12
     # Some of the calls come after all that matters: such a run ends well.
     assert all(row["statuses"].get("2", 0) >= POINTS // 2 for row in rows), rows

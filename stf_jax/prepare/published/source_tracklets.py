@@ -57,6 +57,26 @@ def listing_digest(files: Sequence[str], names: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def paths_below(folder: Path) -> list[str]:
+    """Paths relative to `folder` of the files in it and of what is in its folders.
+
+    Raises:
+        UserError: no such folder, or one that cannot be read.
+    """
+    found: list[str] = []
+    try:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir():
+                found += [f"{entry.name}/{inner.name}" for inner in os.scandir(entry.path)]
+            else:
+                found.append(entry.name)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}); expected a folder of images"
+        ) from None
+    return found
+
+
 def files_below(folder: Path) -> dict[str, str]:
     """File name -> path relative to `folder`, of the files in it and in its folders.
 
@@ -67,20 +87,10 @@ def files_below(folder: Path) -> dict[str, str]:
         UserError: no such folder, or one that cannot be read.
     """
     found: dict[str, str] = {}
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.is_dir():
-                for inner in os.scandir(entry.path):
-                    name = inner.name
-                    if name not in found or name.startswith(entry.name):
-                        found[name] = f"{entry.name}/{name}"
-            else:
-                found.setdefault(entry.name, entry.name)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: cannot be read ({error.strerror}); expected a folder of images"
-        ) from None
+    for path in paths_below(folder):
+        inside, _, name = path.rpartition("/")
+        if name not in found or (inside and name.startswith(inside)):
+            found[name] = path
     return found
 
 
