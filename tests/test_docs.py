@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ import pytest
 from PIL import Image
 
 from stf_jax.main import parse, read_config
+from stf_jax.models import MobileNetV2
+from stf_jax.models.weights.files import write_tensors
+from stf_jax.models.weights.pretrained import variables_to_torch
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -261,6 +265,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             for frame in range(3):
                 pixels = rng.integers(0, 256, (32, 16, 3), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / name / tracklet / f"{frame}.png")
+    # What scripts/mobilenet_weights.sh writes.
+    net = MobileNetV2()
+    init = partial(net.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), np.ones((1, 32, 32, 3)))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    tensors = variables_to_torch({kind: {"backbone": tree} for kind, tree in zeros.items()})
+    (tmp_path / "weights").mkdir()
+    write_tensors(
+        tmp_path / "weights/mobilenet_v2.safetensors",
+        {name.removeprefix("base."): array for name, array in tensors.items()},
+    )
     (tmp_path / "data").mkdir()
     (tmp_path / "data/mars").symlink_to("drawn")  # what README trains on
     monkeypatch.chdir(tmp_path)
@@ -293,7 +308,7 @@ def test_commands_run_in_the_order_of_the_pages(folder: Path) -> None:
         words = shlex.split(text, comments=True)
         for start, options in SMALL.items():
             if f"python -m {start} " in text:
-                words += options.split()
+                words += [o for o in options.split() if o.partition("=")[0] not in text]
         if "--config" in words and "--config.pretrained=" not in text:
             words.append("--config.pretrained=none")  # by default a file of the hub
         # One run is trained (and resumed); the others begin, with all checks, and take no step.
