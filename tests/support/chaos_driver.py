@@ -4,6 +4,7 @@ Everything is imported once and the children are forked before jax is used; jax 
 compiles. Not a test: `test_chaos.py` runs it as `chaos_driver.py MODE FOLDER`.
 """
 
+import ctypes
 import json
 import os
 import random
@@ -16,10 +17,12 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jax
 import numpy as np
+import tensorstore
 from PIL import Image
 
 from stf_jax import evaluate, main, train
@@ -291,21 +294,53 @@ def filled(folder: Path, expected: dict[str, Any]) -> None:
     print(json.dumps({"filled": 10}))
 
 
+def resident() -> int:
+    """Kilobytes of this process, without what the C library keeps to give out again."""
+    ctypes.CDLL(None).malloc_trim(0)
+    fields = Path("/proc/self/status").read_text().split()
+    return int(fields[fields.index("VmRSS:") + 1])
+
+
+def leak_of_tensorstore() -> float:
+    """Kilobytes that each `to_json` of TensorStore loses; Orbax calls it for every tensor it saves.
+
+    Some 0.19 in 0.1.71 to 0.1.86: the keys of the dictionary are never freed.
+    """
+    calls, spec = 200_000, tensorstore.KvStore.Spec("file:///folder/")
+    spec.to_json()
+    before = resident()
+    for _ in range(calls):
+        spec.to_json()
+    return (resident() - before) / calls
+
+
 def soak(folder: Path, epochs: int) -> None:
-    """Memory, threads and open files do not grow with the epochs of one run."""
+    """Memory, threads and open files do not grow with the epochs of one run.
+
+    What TensorStore loses is measured and taken off: nobody here can free it.
+    """
+    status, printed, _ = forked(lambda: print(leak_of_tensorstore(), file=sys.stderr) or 0)
+    assert status == 0, printed
+    lost = float(printed.split()[-1])
     make_layout(folder / "set")
     status, printed, _ = child(lambda: None, folder, folder / "compiled")
     assert status == 0, printed
     seen = folder / "seen.jsonl"
 
     def prepare() -> None:
-        real = train.validate
+        real, real_info = train.validate, checkpoint.tensor_info
+        saved = 0
+
+        def tensor_info(array: Any) -> Any:
+            nonlocal saved
+            saved += 1
+            return real_info(array)
 
         def validate(*args: Any) -> Any:
             found = real(*args)
             fields = Path("/proc/self/status").read_text().split()
             entry = {
-                "kilobytes": int(fields[fields.index("VmRSS:") + 1]),
+                "kilobytes": round(resident() - lost * saved),
                 "threads": int(fields[fields.index("Threads:") + 1]),
                 "files": len(list(Path("/proc/self/fd").iterdir())),
             }
@@ -313,7 +348,7 @@ def soak(folder: Path, epochs: int) -> None:
                 file.write(json.dumps(entry) + "\n")
             return found
 
-        train.validate = validate
+        train.validate, checkpoint.tensor_info = validate, tensor_info
 
     more: dict[str, Any] = {"train.epochs": epochs, "train.checkpoint_minutes": 0}
     status, printed, _ = child(prepare, folder, folder / "soaked", **more)
@@ -322,11 +357,14 @@ def soak(folder: Path, epochs: int) -> None:
     assert len(entries) > epochs // 2
     third = len(entries) // 3
     early, late = entries[third : 2 * third], entries[2 * third :]
-    growth = {name: max(e[name] for e in late) - max(e[name] for e in early) for name in early[0]}
-    print(json.dumps({"epochs": epochs, "growth": growth, "last": entries[-1]}))
+    # Medians: a moment's threads and files depend on what else the machine does.
+    growth = {
+        name: median(e[name] for e in late) - median(e[name] for e in early) for name in early[0]
+    }
+    print(json.dumps({"epochs": epochs, "growth": growth, "last": entries[-1], "lost": lost}))
     assert growth["threads"] <= 2, growth
     assert growth["files"] <= 2, growth
-    assert growth["kilobytes"] <= 30_000, growth
+    assert growth["kilobytes"] <= 10_000, growth
 
 
 if __name__ == "__main__":
