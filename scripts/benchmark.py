@@ -92,6 +92,20 @@ def measure(part: str, settings: Settings, seconds: float | None, rows: Path) ->
     }
 
 
+def own_file(folder: Path, device: dict[str, Any]) -> tuple[datetime.datetime, Path]:
+    """Return the time and an empty file named after it, that no run beside this one writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        now = datetime.datetime.now(datetime.UTC)
+        path = folder / results.file_name(device, now.strftime("%Y-%m-%dT%H%M%S"))
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(1)
+        else:
+            return now, path
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status: 1 when a part failed, 2 for bad options."""
     options = parse(argv)
@@ -104,8 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     (device,) = looked.rows
     settings = from_flags(vars(options), platform=device["platform"])
-    now = datetime.datetime.now(datetime.UTC)
-    path = options.output / results.file_name(device, now.strftime("%Y-%m-%dT%H%M%S"))
+    now, path = own_file(options.output, device)
     print(
         f"{device['device_count']} x {device['device_kind']}, {device['cores']} cores of "
         f"{device['processor']}, Python {device['python']}, "
@@ -113,7 +126,6 @@ def main(argv: list[str] | None = None) -> int:
         + f"; commit {device['revision'][:12]}"
         + (f"; XLA_FLAGS {device['xla_flags']}" if device["xla_flags"] else "")
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept: list[dict[str, Any]] = []
     left: list[str] = []
     for part in options.parts:

@@ -404,3 +404,10 @@ def test_long_tracklets_are_evaluated_in_constant_memory(tmp_path, monkeypatch):
     assert [row["frames"] for row in rows] == [1000, 920, 10_000]
     # The pixels of 10,000 frames are 246 MB; a batch of 100, of which a few are alive, has 2.5.
     assert all(row["grows"] < 40e6 for row in rows[1:])
+
+
+def test_two_runs_of_one_second_have_files_of_their_own(tmp_path):
+    device = {"platform": "cpu", "device_kind": "One", "device_count": 1}
+    paths = {benchmark.own_file(tmp_path, device)[1] for _ in range(2)}
+    assert len(paths) == 2
+    assert set(tmp_path.iterdir()) == paths

@@ -105,6 +105,22 @@ def test_imagenet_weights_come_out_of_a_wheel_and_are_checked(clone):
     assert (clone / "out").is_dir()
 
 
+def test_measuring_a_gpu_continues_with_what_is_left(clone):
+    command = ("scripts/measure_gpu.sh", "out", "8", "--size", "small")
+    status, calls, errors = run(clone, *command, PYTHON=str(clone / "base"))
+    assert status == 0, errors
+    parts = [line.split()[1] for line in calls]
+    assert parts[:2] == ["correct", "step"]
+    assert parts[-1] == "largest"
+    assert all(line.endswith("--output out --size small") for line in calls)
+    (clone / "out/step.done").unlink()
+    _, calls, _ = run(clone, *command, PYTHON=str(clone / "base"))
+    assert [line.split()[1] for line in calls] == ["step"]
+    (clone / "out/step.done").unlink()
+    _, calls, _ = run(clone, "scripts/measure_gpu.sh", "out", "0", PYTHON=str(clone / "base"))
+    assert calls == []
+
+
 WITH_USAGE = sorted(
     path.stem
     for path in (ROOT / "scripts").glob("*.sh")
@@ -114,7 +130,7 @@ WITH_USAGE = sorted(
 
 @pytest.mark.parametrize("script", WITH_USAGE)
 def test_help_prints_usage_and_does_nothing(clone, script):
-    assert len(WITH_USAGE) == 12
+    assert len(WITH_USAGE) == 13
     command = ["bash", "-c", f"scripts/{script}.sh --help"]
     calls = clone / "calls.txt"
     calls.write_text("")
