@@ -30,8 +30,9 @@ def get_config() -> Config:
         "model.last_stride": 1,
         "model.embed_dim": 512,
         "optimizer.lr_backbone": 3e-4,
-        "train.max_steps": 60,
+        "train.max_steps": 150,
         "train.evaluate_before": False,
         "evaluation.distance": "cosine",
+        "evaluation.flip": True,
     }
     return changed(load_config(Path(__file__).with_name("demo.py")), values)
