@@ -1,6 +1,7 @@
 """Models on real people, split by split: a table. See scripts/real_people.sh."""
 
 import argparse
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from stf_jax.evaluation.centring import camera_means
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.evaluation.scores import write_scores
 from stf_jax.evaluation.scoring import rank_table
+from stf_jax.files import atomic_write
 from stf_jax.main import parse, read_config
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.run.restore import default_checkpoint, restore_run, starting_variables
@@ -37,6 +39,7 @@ from stf_jax.training.stop_request import RunStoppedError
 CONFIG = Path(__file__).parents[1] / "configs" / "pku_reid.py"
 DEMO = Path("runs/demo-0/fusion")
 TRAINED = dict(reversed(MODELS.items()))  # mean pooling first
+CENTRED = ("as it is", "centred")
 WAYS = ("partitions", "reversed")  # queries in camera 1; in camera 2
 Features = Callable[[TrackletTable], np.ndarray]
 
@@ -152,21 +155,48 @@ def joined(found: list[Ranking]) -> Ranking:
     return replace(found[0], **arrays)
 
 
-def run(argv: list[str], most: int) -> None:
-    """Score every model on the first `most` splits; print the table after each."""
-    options, overrides = parse(argv)
-    fixed = [o for o in overrides if o.startswith(("--config.evaluation.", "--config.augment.pad"))]
-    if fixed:
-        raise UserError(f"{fixed[0]}: expected none of these; all models are compared in one way")
-    config = read_config(options, overrides)
+def score_split(config: Config, workdir: Path) -> None:
+    """Score every model on the split of `config`, training what is missing; write `file_of`."""
     use_compilation_cache(config.compilation_cache)
+    arrays = {}
+    for model, features in models(config, workdir):
+        for way, centred, ranking in score(config, features):
+            label = "/".join((model, way, CENTRED[centred]))
+            arrays |= {f"{label}/{name}": value for name, value in vars(ranking).items()}
+    path = file_of(config.data.partitions, workdir)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def file_of(partitions: str, workdir: Path) -> Path:
+    """Where the scores of a split are."""
+    return workdir / f"{Path(partitions).stem}.npz"
+
+
+def scores_of(path: Path) -> dict[Key, Ranking]:
+    """What `score_split` wrote."""
+    found: dict[Key, dict[str, Any]] = defaultdict(dict)
+    with np.load(path) as arrays:
+        for label, value in arrays.items():
+            model, way, centred, name = label.split("/")
+            key = Key(model, way, bool(CENTRED.index(centred)))
+            found[key][name] = value if value.ndim else value.item()
+    return {key: Ranking(**fields) for key, fields in found.items()}
+
+
+def run(config: Config, workdir: Path, most: int) -> int:
+    """Score every model on the first `most` splits; print the table after each.
+
+    Each split has a process of its own: this command with --only. Return its status if not 0.
+    """
     names = split_names(config)[:most]
     rankings: dict[Key, list[Ranking]] = defaultdict(list)
     for number, name in enumerate(names, 1):
-        own = changed(config, {"data.partitions": name})
-        for model, features in models(own, options.workdir):
-            for way, centred, ranking in score(own, features):
-                rankings[Key(model, way, centred)].append(ranking)
+        done = subprocess.run([sys.executable, *sys.argv, "--only", name], check=False)
+        if done.returncode:
+            return done.returncode
+        for key, ranking in scores_of(file_of(name, workdir)).items():
+            rankings[key].append(ranking)
         print(f"\n{number} of {len(names)} splits\n{table_of(rankings)}")
         for model in ("late fusion", "fusion"):
             print(gain(rankings, model, "mean pooling"))
@@ -178,7 +208,8 @@ def run(argv: list[str], most: int) -> None:
         }
         for key, found in rankings.items()
     }
-    write_scores(options.workdir / "real_people.json", rows)
+    write_scores(workdir / "real_people.json", rows)
+    return 0
 
 
 @prints_user_errors
@@ -186,11 +217,19 @@ def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--splits", type=int, default=10, help="so many of the ten")
+    parser.add_argument("--only", default="", help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
     if not 1 <= options.splits <= 10:
         raise UserError(f"--splits {options.splits}: expected 1 to 10")
+    own, overrides = parse(["--config", str(CONFIG), *rest])
+    fixed = [o for o in overrides if o.startswith(("--config.evaluation.", "--config.augment.pad"))]
+    if fixed:
+        raise UserError(f"{fixed[0]}: expected none of these; all models are compared in one way")
+    config = read_config(own, overrides)
+    if not options.only:
+        return run(config, own.workdir, options.splits)
     try:
-        run(["--config", str(CONFIG), *rest], options.splits)
+        score_split(changed(config, {"data.partitions": options.only}), own.workdir)
     except RunStoppedError as stopped:
         return stopped.status
     return 0

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import real_people
 from real_people import WAYS, Key, gain, main, table_of
 
+from stf_jax.config import Config, changed
 from stf_jax.evaluation import Ranking, rank_gallery
 
 
@@ -61,6 +63,33 @@ def test_the_table_has_mean_and_deviation_of_the_splits() -> None:
     assert " ".join(first.split()) == f"fusion camera 1 {scores} {scores}"
     assert second.split()[:3] == ["fusion", "camera", "2"]
     assert len(head) == len(first) == len(second)
+
+
+def test_scores_of_a_split_come_back(tmp_path, monkeypatch) -> None:
+    ranked = ranking([1, 2, 3], [1, 2, 4])
+    names = ("fusion", "mean pooling")
+    monkeypatch.setattr(real_people, "models", lambda *_: [(name, None) for name in names])
+    found = [("partitions", False, ranked), ("reversed", True, ranked)]
+    monkeypatch.setattr(real_people, "score", lambda *_: found)
+    config = changed(Config(), {"data.partitions": "partitions_07.pkl"})
+    real_people.score_split(config, tmp_path)
+    scores = real_people.scores_of(real_people.file_of("partitions_07.pkl", tmp_path))
+    assert list(scores) == [
+        Key(model, way, centred) for model in names for way, centred, _ in found
+    ]
+    for back in scores.values():
+        assert vars(back).keys() == vars(ranked).keys()
+        for name, value in vars(ranked).items():
+            np.testing.assert_array_equal(getattr(back, name), value)
+            assert type(getattr(back, name)) is type(value)
+
+
+def test_a_split_that_fails_ends_all(tmp_path, monkeypatch, capfd) -> None:
+    (tmp_path / "partitions_00.pkl").write_bytes(b"")
+    argv = ["--workdir", str(tmp_path), f"--config.data.root={tmp_path}", "--splits", "1"]
+    monkeypatch.setattr("sys.argv", [real_people.__file__, *argv])
+    assert main() == 2
+    assert "partitions_00.pkl" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
