@@ -12,20 +12,28 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from stf_jax import hosts
 from stf_jax.config import Config, changed, check_config
 from stf_jax.data.layout.checks import examples
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pictures import for_training, png_file
 from stf_jax.data.source import evaluation_table
 from stf_jax.errors import UserError
-from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
+from stf_jax.evaluation.features.feature_files import (
+    UNKNOWN_ID,
+    FeatureSet,
+    TrackletFeatures,
+    feature_set,
+)
 from stf_jax.evaluation.features.origin import feature_origin
+from stf_jax.evaluation.features.parts import extract_in_parts
 from stf_jax.evaluation.features.sources import read_sources
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.files import is_leftover, leftovers_note
 from stf_jax.prepare.mot import cut_videos, parse_camera
 from stf_jax.run.restore import default_checkpoint, restore_run
 from stf_jax.run.run_files import run_config
+from stf_jax.run.same_run import check_hosts
 from stf_jax.run.tensor_checksums import digest
 
 _LOG = logging.getLogger(__name__)
@@ -43,8 +51,12 @@ def embed_tracklets(
     checkpoint: str | None = None,
     camera: int = 1,
     frames_dir: str | os.PathLike[str] | None = None,
+    parts_dir: str | os.PathLike[str] | None = None,
 ) -> FeatureSet:
     """Features and frame weights of the tracklets in `source` by the run in `workdir`.
+
+    Of several hosts (`hosts.joined`) all have to call it: each extracts its share, and all get the
+    whole.
 
     Args:
         workdir: of a training run.
@@ -59,6 +71,8 @@ def embed_tracklets(
         camera: number of the camera that frames or video are from; a layout has its own.
         frames_dir: for VIDEO:TRACKS, where the people cut out of it are written; a new folder, or
             that of the same call before.
+        parts_dir: where parts of the features are kept (`features.parts`), so that the same call
+            after a kill continues; the caller's to remove. None keeps none.
 
     Raises:
         UserError: what is not there, cannot be read or does not fit.
@@ -67,7 +81,8 @@ def embed_tracklets(
     check_config(used)
     # The source first: one that is not there should not wait for the model.
     found = _read_source(os.fspath(source), used, camera, frames_dir)
-    return Extractor(workdir, config=used, checkpoint=checkpoint).of_table(*found)
+    extractor = Extractor(workdir, config=used, checkpoint=checkpoint)
+    return extractor.of_table(*found, parts_dir=None if parts_dir is None else Path(parts_dir))
 
 
 Frames = Sequence[str | os.PathLike[str] | np.ndarray] | np.ndarray | str | os.PathLike[str]
@@ -113,15 +128,35 @@ class Extractor:
         """Features and frame weights of a folder, layout or video: see `embed_tracklets`."""
         return self.of_table(*_read_source(os.fspath(source), self.config, camera, frames_dir))
 
-    def of_table(self, table: TrackletTable, titles: np.ndarray | None = None) -> FeatureSet:
+    def of_table(
+        self,
+        table: TrackletTable,
+        titles: np.ndarray | None = None,
+        *,
+        parts_dir: Path | None = None,
+    ) -> FeatureSet:
         """Features and frame weights of a table's tracklets.
 
         With `titles` [N], text, its images are any pictures; without, those of a layout.
+        `parts_dir` is that of `embed_tracklets`.
         """
-        read_frames = None if titles is None else _upright_frames(table)
-        found = extract_table(
-            self._model, self._variables, table, self.config, read_frames=read_frames
-        )
+        check_hosts(self.config, (table,), self._variables)
+
+        def extract(part: TrackletTable, label: str) -> TrackletFeatures:
+            return extract_table(
+                self._model,
+                self._variables,
+                part,
+                self.config,
+                read_frames=None if titles is None else _upright_frames(part),
+                label=label,
+                few_sizes=parts_dir is not None,
+            )
+
+        if parts_dir is None:
+            found = extract(table, "features")
+        else:
+            found = extract_in_parts(extract, table, self.origin, parts_dir)
         sources = read_sources(table)
         return feature_set(table, found, origin=self.origin, titles=titles, sources=sources)
 
@@ -289,7 +324,11 @@ def _video(
     source: str, config: Config, camera: int, frames_dir: Path
 ) -> tuple[TrackletTable, np.ndarray]:
     """Cuts the people out of a video along its tracks and reads them as a layout."""
-    cut_videos([parse_camera(f"{camera}:{source}")], frames_dir, to_embed=True)
+
+    def cut() -> None:
+        cut_videos([parse_camera(f"{camera}:{source}")], frames_dir, to_embed=True)
+
+    hosts.from_first(cut)
     layout = _config_of_layout(config, str(frames_dir))
     cut = {"data.partitions": "partitions.pkl", "data.eval_subset": "test"}
     table = evaluation_table(changed(layout, cut).data)

@@ -1,8 +1,7 @@
 """Scoring: `python -m stf_jax.main --mode evaluate`, with a run's --workdir, or with --weights."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from stf_jax.evaluation.scores import (
     write_scores,
 )
 from stf_jax.evaluation.scoring import check_centring, rank_table
-from stf_jax.folder_lock import one_owner
 from stf_jax.run.data_facts import scored_on, trained_on
 from stf_jax.run.evaluations import SCORES_FILE, evaluation_folder
 from stf_jax.run.metrics_log import METRICS_FILE, read_metrics
+from stf_jax.run.owner import one_owner_of_hosts
 from stf_jax.run.restore import default_checkpoint, is_chosen_on, restore_run, restore_weights
 from stf_jax.run.same_run import check_hosts
 from stf_jax.run.tensor_checksums import digest
@@ -75,7 +74,7 @@ def evaluate_workdir(
     about = {"step": step, "checkpoint": which, "trained_on": trained_on(workdir)}
     said = f"{workdir}, {which} checkpoint, of step {step}"
     folder = Path(folder)
-    with _owned(folder):
+    with one_owner_of_hosts(folder, _LOCK_FILE):
         return _score(config, table, model, variables, folder, about, said, report, chosen, metrics)
 
 
@@ -91,20 +90,8 @@ def evaluate_weights(
     table = evaluation_table(config.data, report=print if hosts.is_first() else None)
     model, variables = restore_weights(config, source)
     about = {"step": 0, "weights": source, "trained_on": None}
-    with _owned(output):
+    with one_owner_of_hosts(output, _LOCK_FILE):
         return _score(config, table, model, variables, output, about, source, report)
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """On every host: the first one owns the scores in `folder`, or all raise UserError."""
-    with ExitStack() as stack:
-
-        def own() -> None:
-            stack.enter_context(one_owner(folder, _LOCK_FILE))
-
-        hosts.from_first(own)
-        yield
 
 
 def _score(

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,6 +31,7 @@ every key and its meaning: configs/mars.py
 
 # What each mode requires in addition to --workdir.
 _NEEDED = {"embed": ("input", "output"), "match": ("query", "gallery", "output")}
+_ON_ONE_HOST = ("match",)
 # Options of runs on several hosts, in the order of `hosts.initialize_arguments`.
 _HOSTS = ("coordinator", "num_processes", "process_id", "distributed")
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -77,7 +79,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
     add = parser.add_argument_group(
         "several hosts",
-        "train, evaluate: start the same command on each. The environment variables "
+        "train, evaluate, embed: start the same command on each. The environment variables "
         "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID do the same.",
     ).add_argument
     add("--coordinator", metavar="HOST:PORT", help="address of the first host, and a free port")
@@ -149,7 +151,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if missing:
         given = " --weights" if options.weights else ""
         parser.error(f"--mode {options.mode}{given} needs {', '.join(missing)}")
-    if options.mode in _NEEDED and _several_hosts(options):
+    if options.mode in _ON_ONE_HOST and _several_hosts(options):
         parser.error(f"--mode {options.mode} runs on one host")
     vain = [arg for arg in rest if arg.startswith("--config.evaluation.")]
     centring = [arg for arg in vain if arg.startswith("--config.evaluation.centring")]
@@ -219,10 +221,12 @@ def _check_data(config: Config) -> None:
 
 
 def _embed(config: Config, options: argparse.Namespace) -> None:
+    from stf_jax import hosts
     from stf_jax.embed import embed_tracklets
     from stf_jax.evaluation.features.feature_files import write_features
 
     output: Path = options.output
+    parts = output.with_name(output.stem + "_parts")
     found = embed_tracklets(
         options.workdir,
         options.input,
@@ -230,8 +234,16 @@ def _embed(config: Config, options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint,
         camera=options.camera,
         frames_dir=output.with_name(output.stem + "_frames"),
+        parts_dir=parts,
     )
-    write_features(output, found)
+
+    def write() -> None:
+        write_features(output, found)
+        shutil.rmtree(parts, ignore_errors=True)
+
+    hosts.from_first(write)
+    if not hosts.is_first():
+        return
     print(f"{found.num_tracklets} tracklets, {len(found.names)} frames; written: {output}")
 
 
@@ -291,7 +303,9 @@ def _run(config: Config, options: argparse.Namespace) -> int:
 
     use_compilation_cache(config.compilation_cache)
     if options.mode == "embed":
-        with one_owner(options.output.parent, f".{options.output.name}.lock"):
+        from stf_jax.run.owner import one_owner_of_hosts
+
+        with one_owner_of_hosts(options.output.parent, f".{options.output.name}.lock"):
             _embed(config, options)
     elif options.mode == "evaluate":
         from stf_jax.evaluate import evaluate_weights, evaluate_workdir
@@ -329,9 +343,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options, overrides = parse(sys.argv[1:] if argv is None else argv)
     config = read_config(options, overrides)
-    if options.mode in _NEEDED:  # on one host
+    if options.mode in _ON_ONE_HOST:
         return _run(config, options)
-    if not _several_hosts(options) and not any(map(os.environ.get, _VARIABLES)):
+    alone = not _several_hosts(options) and not any(map(os.environ.get, _VARIABLES))
+    if alone and options.mode != "embed":
         _check_data(config)  # of several hosts, those that have theirs would wait for this one
     from stf_jax import hosts
 

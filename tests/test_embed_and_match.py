@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from stf_jax.embed import frame_folders
 from stf_jax.errors import UserError
 from stf_jax.evaluation import rank_gallery
 from stf_jax.evaluation.centring import camera_means
+from stf_jax.evaluation.features import parts
 from stf_jax.evaluation.features.feature_files import FeatureSet, read_features, write_features
 from stf_jax.evaluation.scoring import rank_table
 from stf_jax.main import main
@@ -200,6 +202,34 @@ def test_a_layout_embeds_as_it_was_evaluated(
     same_features(found, features)
     assert found.person_ids.tolist() == features.person_ids.tolist()
     assert found.origin == features.origin
+
+
+def test_a_killed_embedding_continues(
+    workdir: Path, layout: Path, features: FeatureSet, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    output = tmp_path / "people.npz"
+    arguments = ["--mode", "embed", "--workdir", str(workdir), "--input", str(layout)]
+    extract_in_parts, extract_table = parts.extract_in_parts, embed.extract_table
+    monkeypatch.setattr(embed, "extract_in_parts", partial(extract_in_parts, frames=4 * LENGTH))
+    done = []
+
+    def stops(*arguments, **options):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return extract_table(*arguments, **options)
+
+    monkeypatch.setattr(embed, "extract_table", stops)
+    with pytest.raises(KeyboardInterrupt):
+        main([*arguments, "--output", str(output)])
+    kept = sorted(path.name for path in (tmp_path / "people_parts").iterdir())
+    assert kept == ["00000.npz", "00001.npz"]
+    assert not output.exists()
+    done[:] = [1] * 3
+    assert main([*arguments, "--output", str(output)]) == 0
+    assert len(done) == 3 + -(-3 * PEOPLE // 4) - 2
+    same_features(read_features(output), features)
+    assert [path.name for path in tmp_path.iterdir()] == ["people.npz"]
 
 
 def test_origin_is_that_of_the_checkpoint_on_any_number_of_devices(

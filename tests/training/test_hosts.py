@@ -28,10 +28,11 @@ STEPS = 24  # 12 epochs of 2 steps
 # compiles it. SIGNAL is what the process sends itself before step STEP, from which on steps are
 # slow enough for the notice to come through.
 DRIVER = """
-import os, signal, sys, time
+import functools, os, signal, sys, time
 import jax
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
-from stf_jax import main, train as training
+from stf_jax import embed, main, train as training
+from stf_jax.evaluation.features import parts
 from stf_jax.evaluate import evaluate_workdir
 from stf_jax.models import resnet
 
@@ -53,6 +54,7 @@ def train_and_evaluate(config, workdir, *arguments, **options):
         evaluate_workdir(config, workdir, "latest", report=False)
 
 training.training_batches, training.train = slow_batches, train_and_evaluate
+embed.extract_in_parts = functools.partial(parts.extract_in_parts, frames=30)
 sys.exit(main.main(sys.argv[1:]))
 """
 
@@ -212,6 +214,20 @@ def test_two_hosts_stopped_killed_and_resumed_are_one_host_with_two_devices(
     for name in theirs.files:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     assert {p.name for p in together.iterdir()} == {p.name for p in alone.iterdir()}
+    # Both embed what was scored, in parts.
+    output = tmp_path / "people.npz"
+    embed = ["--mode", "embed", "--workdir", str(together), "--input", str(layout)]
+    embed += ["--output", str(output), f"--config.compilation_cache={layout}/programs"]
+    (zero, out, errors), (one, *silent) = on_two_hosts(embed, {}, {})
+    assert (zero, one) == (0, 0), errors + silent[1]
+    assert "12 tracklets" in out
+    assert silent == ["", ""]
+    found = np.load(output)
+    for name in theirs.files:
+        if name != "step":
+            close = np.testing.assert_allclose if "f" in theirs[name].dtype.kind else None
+            (close or np.testing.assert_array_equal)(found[name], theirs[name], err_msg=name)
+    assert not output.with_name("people_parts").exists()
     # One writer a start.
     assert len(list((together / "tensorboard").iterdir())) == 3
 

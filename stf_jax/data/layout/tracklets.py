@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,17 @@ class TrackletTable:
     def num_labels(self) -> int:
         """Classes that a classifier needs: the highest label + 1; 0 without labels."""
         return int(self.labels.max(initial=-1)) + 1
+
+    def part(self, first: int, end: int) -> "TrackletTable":
+        """The tracklets `first` to `end` - 1, with their frames."""
+        frames = slice(*self.offsets[[first, end]].tolist())
+        of_tracklets = ("person_ids", "cameras", "tracks", "marks", "labels")
+        return replace(
+            self,
+            names=self.names[frames],
+            offsets=self.offsets[first : end + 1] - self.offsets[first],
+            **{name: getattr(self, name)[first:end] for name in of_tracklets},
+        )
 
     @property
     def checksum(self) -> int:
