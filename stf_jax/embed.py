@@ -325,10 +325,10 @@ def _video(
 ) -> tuple[TrackletTable, np.ndarray]:
     """Cuts the people out of a video along its tracks and reads them as a layout."""
 
-    def cut() -> None:
+    def cut_people() -> None:
         cut_videos([parse_camera(f"{camera}:{source}")], frames_dir, to_embed=True)
 
-    hosts.from_first(cut)
+    hosts.from_first(cut_people)
     layout = _config_of_layout(config, str(frames_dir))
     cut = {"data.partitions": "partitions.pkl", "data.eval_subset": "test"}
     table = evaluation_table(changed(layout, cut).data)
