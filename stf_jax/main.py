@@ -128,6 +128,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "probability of being the same person",
     )
     add(
+        "--false-alarms",
+        type=float,
+        metavar="SHARE",
+        help="end each list at the distance at which this share of the queries of the set to "
+        "calibrate with finds somebody though their person is left out of the gallery, such as "
+        "0.01; of queries whose list is empty nobody is in the gallery",
+    )
+    add(
         "--prior",
         type=float,
         metavar="SHARE",
@@ -166,6 +174,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error(f"--output {options.output}: expected a name that ends in .npz")
     if options.prior is not None and options.calibrate is None:
         parser.error("--prior needs --calibrate")
+    if options.false_alarms is not None and options.calibrate is None:
+        parser.error("--false-alarms needs --calibrate")
     if options.top < 1:
         parser.error(f"--top {options.top}: expected 1 or more")
     return options, rest
@@ -245,7 +255,12 @@ def _match(options: argparse.Namespace) -> None:
     calibration = None
     if options.calibrate is not None:
         centred = options.centre_with is not None
-        calibration = fit_calibration(read_features(options.calibrate), centred=centred)
+        calibration = fit_calibration(
+            read_features(options.calibrate),
+            centred=centred,
+            false_alarms=options.false_alarms,
+            same_camera=options.same_camera,
+        )
         if options.prior is not None:
             calibration = calibration.with_prior(options.prior)
     sides = []
@@ -270,7 +285,10 @@ def _match(options: argparse.Namespace) -> None:
     )
     title = f"{options.query.stem} among {options.gallery.stem}"
     page = write_matches(options.output, matches, title=title)
-    print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")
+    found = ""
+    if matches.nobody is not None:
+        found = f"; of {matches.nobody.sum()} nobody is in the gallery"
+    print(f"{query.num_tracklets} queries against {gallery.num_tracklets}{found}; written: {page}")
 
 
 def _several_hosts(options: argparse.Namespace) -> bool:

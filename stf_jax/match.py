@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from stf_jax.errors import UserError
-from stf_jax.evaluation.calibration import Calibration
+from stf_jax.evaluation.calibration import AlarmThreshold, Calibration
 from stf_jax.evaluation.centring import camera_means, centre_pair
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.features.feature_files import FeatureSet, tracklet_name
@@ -22,6 +22,8 @@ from stf_jax.evaluation.scores import MEANS
 from stf_jax.files import atomic_write
 
 MATCHES_FILE = "matches.csv"
+NOBODY = "nobody in the gallery"
+MORE_ENTRIES = 1.5  # times those that a threshold was found on: from there a note says so
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class Matches:
     probabilities: Float[np.ndarray, "q k"] | None  # that it is the same person
     calibration: Calibration | None
     centring: str = ""  # whose mean feature of each camera was taken off; "": none was
+    nobody: Bool[np.ndarray, " q"] | None = None  # no entry near enough; None: no threshold
 
 
 def match_tracklets(
@@ -51,7 +54,9 @@ def match_tracklets(
     A list holds tracklets of other cameras than its query's; with `same_camera` those of its own,
     too, but never the query itself. One of which no image could be read is in no list and has an
     empty one. With a `calibration`
-    (`evaluation.calibration.fit_calibration`) each entry gets a probability.
+    (`evaluation.calibration.fit_calibration`) each entry gets a probability. Where that has a
+    threshold (`false_alarms`), lists end there, and of a query with an empty list nobody is in the
+    gallery (`Matches.nobody`; False of one of which no image could be read: nothing is known).
 
     With `centre_with` each camera's mean feature is taken off first
     (`evaluation.centring.centre_pair`): that of another set of the same cameras, or with "gallery"
@@ -60,8 +65,9 @@ def match_tracklets(
 
     Raises:
         UserError: an empty set, all of one camera (without `same_camera`), features or calibration
-            of another origin than the query's, a camera that cannot be centred, or a calibration
-            that is centred where the features are not, or the other way round.
+            of another origin than the query's or another number of dimensions, a camera that cannot
+            be centred, or a calibration that is centred, or has a threshold for lists with the
+            query's own camera, where the features are or have not, or the other way round.
     """
     for name, features in (("query", query), ("gallery", gallery)):
         if not features.num_tracklets:
@@ -75,6 +81,7 @@ def match_tracklets(
                 f"calibration: of features that are {words[calibration.centred]}; expected "
                 f"{words[not calibration.centred]}, as query and gallery are (fit_calibration)"
             )
+        _check_calibration(calibration, query, same_camera)
     centring, means = "", None
     if isinstance(centre_with, FeatureSet):
         check_same_origin(query=query.origin, centre_with=centre_with.origin)
@@ -106,6 +113,11 @@ def match_tracklets(
         if not same_camera:
             others &= gallery.cameras != query.cameras[row]
         fill_list(lists, int(row), distances[row], seen & others)
+    nobody = None
+    if calibration is not None and calibration.alarms is not None:
+        far = lists.distances >= calibration.alarms.distance
+        lists.entries[far], lists.distances[far] = -1, np.inf
+        nobody = (lists.entries < 0).all(axis=1) & query.features.any(axis=1)
     return Matches(
         query,
         gallery,
@@ -114,7 +126,24 @@ def match_tracklets(
         None if calibration is None else calibration.probabilities(lists.distances),
         calibration,
         centring,
+        nobody,
     )
+
+
+def _check_calibration(calibration: Calibration, query: FeatureSet, same_camera: bool) -> None:
+    """Raise UserError for one of other features, or of lists of another kind."""
+    dimensions = query.features.shape[1]
+    if calibration.dimensions not in (None, dimensions):
+        raise UserError(
+            f"calibration: features of {calibration.dimensions} numbers; expected {dimensions}, as "
+            "those of the query have"
+        )
+    if calibration.alarms is not None and calibration.alarms.same_camera != same_camera:
+        words = {True: "with", False: "without"}
+        raise UserError(
+            f"calibration: a threshold of lists {words[not same_camera]} entries of the query's own "
+            f"camera; expected {words[same_camera]} (fit_calibration, same_camera={same_camera})"
+        )
 
 
 def write_matches(
@@ -127,7 +156,8 @@ def write_matches(
     camera, the tracker's id, first and last frame (`query_camera`, `query_id`,
     `query_first_frame` ...; empty where not known); rows count from 0. A name that a spreadsheet
     would run as a formula (`=...`) has an apostrophe before it; bytes of a name that are no UTF-8
-    are written as `\\udcXX`.
+    are written as `\\udcXX`. A query of whom nobody is in the gallery has one row, whose `gallery`
+    says so; its place, distance and the gallery's other columns are empty.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +171,8 @@ def write_matches(
             f"{calibration.others:,} other pairs of {calibration.data}, for pairs of which "
             f"{100 * calibration.prior:.3g} % are of one person; they hold for pictures like those."
         )
+        if calibration.alarms is not None:
+            notes.append(_say_alarms(calibration.alarms, matches))
     page = write_report(
         folder,
         ReportContent(
@@ -154,12 +186,31 @@ def write_matches(
             lists=RankedLists(matches.entries, matches.distances),
             probabilities=matches.probabilities,
             list_notes=notes,
+            nobody=matches.nobody,
         ),
     )
     with atomic_write(folder / MATCHES_FILE) as temporary:
         text = _table(matches)
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     return page
+
+
+def _say_alarms(alarms: AlarmThreshold, matches: Matches) -> str:
+    """What the threshold is, what it does, and whether it holds for so large a gallery."""
+    assert matches.nobody is not None
+    low, high = (100 * end for end in alarms.ends)
+    said = (
+        f"Lists end at distance {alarms.distance:.4g}: there {100 * alarms.false_alarms:g} % of "
+        f"{alarms.impostors:,} queries raised a false alarm among {alarms.list_size:,} tracklets "
+        f"without their person, and {100 * alarms.identified:.1f} % ({low:.1f} to {high:.1f} %) "
+        f"were found at rank 1. Of {matches.nobody.sum():,} queries nobody is in the gallery."
+    )
+    size = matches.gallery.num_tracklets
+    if size > MORE_ENTRIES * alarms.list_size:
+        said += (
+            f" This gallery has {size:,} tracklets: expect more false alarms, about in proportion."
+        )
+    return said
 
 
 def select_cameras(features: FeatureSet, cameras: Sequence[int] | None, name: str) -> FeatureSet:
@@ -199,6 +250,12 @@ def _table(matches: Matches) -> str:
     parts = ("camera", "id", "first_frame", "last_frame")
     writer.writerow([*head, *(f"{side}_{part}" for side in ("query", "gallery") for part in parts)])
     for row, entries in enumerate(matches.entries):
+        if matches.nobody is not None and matches.nobody[row]:
+            name = _cell(tracklet_name(matches.query, row))
+            blank = [""] * len(parts)
+            writer.writerow(
+                [row, name, "", "", NOBODY, "", "", *_source(matches.query, row), *blank]
+            )
         for place, entry in enumerate(entries[entries >= 0].tolist()):
             chance = matches.probabilities
             writer.writerow(

@@ -102,6 +102,7 @@ class ReportContent:
     pooled: Int[np.ndarray, " q"] | None = None  # tracklets that make up a query
     probabilities: Float[np.ndarray, "q k"] | None = None  # that an entry is the query's person
     list_notes: Sequence[str] = field(default=())  # lines above the ranked lists
+    nobody: Bool[np.ndarray, " q"] | None = None  # no entry is near enough
 
 
 def outcomes(
@@ -208,6 +209,7 @@ def _render(content: ReportContent, tracklets: Mapping[str, Any]) -> str:
         kinds=kinds,
         labelled=scoring is not None,
         probable=content.probabilities is not None,
+        open_lists=content.nobody is not None,
         num_queries=content.query.num_tracklets,
         gallery_size=content.gallery.num_tracklets,
         top=content.lists.entries.shape[1],
@@ -300,6 +302,8 @@ def _query(content: ReportContent, row: int) -> dict[str, Any]:
     }
     if content.pooled is not None and content.pooled[row] > 1:
         query["pooled"] = int(content.pooled[row])
+    if content.nobody is not None:
+        query["nobody"] = bool(content.nobody[row])
     if probabilities is not None:
         query["probable"] = [round(float(p), 4) for p in probabilities[row, places]]
     if scoring is not None:
