@@ -121,6 +121,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--top", type=int, default=10, help="entries of each list (default: %(default)s)")
     add(
+        "--shown",
+        type=int,
+        metavar="N",
+        default=1000,
+        help="queries on the page, those with the nearest entries (default: %(default)s); "
+        "matches.csv has all",
+    )
+    add(
         "--calibrate",
         type=Path,
         metavar="NPZ",
@@ -176,8 +184,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error("--prior needs --calibrate")
     if options.false_alarms is not None and options.calibrate is None:
         parser.error("--false-alarms needs --calibrate")
-    if options.top < 1:
-        parser.error(f"--top {options.top}: expected 1 or more")
+    for name in ("top", "shown"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: expected 1 or more")
     return options, rest
 
 
@@ -284,7 +293,7 @@ def _match(options: argparse.Namespace) -> None:
         centre_with=centre_with,
     )
     title = f"{options.query.stem} among {options.gallery.stem}"
-    page = write_matches(options.output, matches, title=title)
+    page = write_matches(options.output, matches, title=title, shown=options.shown)
     found = ""
     if matches.nobody is not None:
         found = f"; of {matches.nobody.sum()} nobody is in the gallery"

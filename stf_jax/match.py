@@ -11,17 +11,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from stf_jax.errors import UserError
+from stf_jax.evaluation.best_matches import Candidates, best_matches
 from stf_jax.evaluation.calibration import AlarmThreshold, Calibration
-from stf_jax.evaluation.centring import camera_means, centre_pair
-from stf_jax.evaluation.distances import pairwise_distances
+from stf_jax.evaluation.centring import camera_means, centring_means
 from stf_jax.evaluation.features.feature_files import FeatureSet, tracklet_name
 from stf_jax.evaluation.features.origin import check_same_origin
 from stf_jax.evaluation.pages.report import TOP, RankedLists, ReportContent, write_report
-from stf_jax.evaluation.ranked_lists import empty_lists, fill_list
 from stf_jax.evaluation.scores import MEANS
 from stf_jax.files import atomic_write
 
 MATCHES_FILE = "matches.csv"
+SHOWN = 1000  # queries on the page
 NOBODY = "nobody in the gallery"
 MORE_ENTRIES = 1.5  # times those that a threshold was found on: from there a note says so
 
@@ -48,6 +48,7 @@ def match_tracklets(
     calibration: Calibration | None = None,
     same_camera: bool = False,
     centre_with: FeatureSet | str | None = None,
+    accelerator: bool | None = None,
 ) -> Matches:
     """Rank `gallery` for every tracklet of `query` by their run's metric, ties by gallery row.
 
@@ -62,6 +63,9 @@ def match_tracklets(
     (`evaluation.centring.centre_pair`): that of another set of the same cameras, or with "gallery"
     the gallery's own, and the queries' of a camera that it lacks. A calibration has to be of
     centred features then.
+
+    The matrix of all pairs is never in memory: a gallery may have millions of tracklets. Distances
+    are computed through JAX where its default device is no CPU, or as `accelerator` says.
 
     Raises:
         UserError: an empty set, all of one camera (without `same_camera`), features or calibration
@@ -99,20 +103,19 @@ def match_tracklets(
             "(same_camera=True)"
         )
     metric = query.origin.metric
-    features = query.features, gallery.features
     if centring:
-        features = centre_pair(
+        means = centring_means(
             *(query.features, query.cameras, gallery.features, gallery.cameras), means
         )
-    distances = pairwise_distances(*features, metric=metric)
-    first_images = np.array([_first_image(gallery, g) for g in range(gallery.num_tracklets)])
-    lists = empty_lists(query.num_tracklets, min(top, gallery.num_tracklets))
-    seen = gallery.features.any(axis=1)
-    for row in np.flatnonzero(query.features.any(axis=1)):
-        others = first_images != _first_image(query, int(row))
-        if not same_camera:
-            others &= gallery.cameras != query.cameras[row]
-        fill_list(lists, int(row), distances[row], seen & others)
+    lists = best_matches(
+        query.features,
+        gallery.features,
+        top,
+        Candidates(query.cameras, gallery.cameras, same_camera, *_same_tracklets(query, gallery)),
+        metric=metric,
+        means=means,
+        accelerator=accelerator,
+    )
     nobody = None
     if calibration is not None and calibration.alarms is not None:
         far = lists.distances >= calibration.alarms.distance
@@ -141,15 +144,21 @@ def _check_calibration(calibration: Calibration, query: FeatureSet, same_camera:
     if calibration.alarms is not None and calibration.alarms.same_camera != same_camera:
         words = {True: "with", False: "without"}
         raise UserError(
-            f"calibration: a threshold of lists {words[not same_camera]} entries of the query's own "
-            f"camera; expected {words[same_camera]} (fit_calibration, same_camera={same_camera})"
+            f"calibration: a threshold of lists {words[not same_camera]} entries of the query's "
+            f"own camera; expected {words[same_camera]} them (fit_calibration's same_camera)"
         )
 
 
 def write_matches(
-    folder: str | os.PathLike[str], matches: Matches, *, title: str = "Matches"
+    folder: str | os.PathLike[str],
+    matches: Matches,
+    *,
+    title: str = "Matches",
+    shown: int | None = SHOWN,
 ) -> Path:
     """Write index.html, its film strips and matches.csv into `folder`; returns the page's path.
+
+    The page shows the `shown` queries with the nearest entries, or all for None.
 
     matches.csv has a row an entry: `query_row`, `query`, `place` (from 1), `gallery_row`,
     `gallery`, `distance`, `probability` (empty without calibration), and of query and gallery
@@ -173,6 +182,15 @@ def write_matches(
         )
         if calibration.alarms is not None:
             notes.append(_say_alarms(calibration.alarms, matches))
+    rows = np.arange(matches.query.num_tracklets)
+    if shown is not None and len(rows) > shown:
+        nearest = matches.distances.min(axis=1, initial=np.inf)
+        rows = np.sort(np.argsort(nearest, kind="stable")[:shown])
+        notes.append(
+            f"Shown are the {shown:,} with the nearest entries; {MATCHES_FILE} has all "
+            f"{matches.query.num_tracklets:,}."
+        )
+    chances, nobody = matches.probabilities, matches.nobody
     page = write_report(
         folder,
         ReportContent(
@@ -181,12 +199,12 @@ def write_matches(
                 f"{matches.query.num_tracklets} tracklets looked for among "
                 f"{matches.gallery.num_tracklets}"
             ],
-            query=matches.query,
+            query=matches.query.select(rows),
             gallery=matches.gallery,
-            lists=RankedLists(matches.entries, matches.distances),
-            probabilities=matches.probabilities,
+            lists=RankedLists(matches.entries[rows], matches.distances[rows]),
+            probabilities=None if chances is None else chances[rows],
             list_notes=notes,
-            nobody=matches.nobody,
+            nobody=None if nobody is None else nobody[rows],
         ),
     )
     with atomic_write(folder / MATCHES_FILE) as temporary:
@@ -227,9 +245,20 @@ def select_cameras(features: FeatureSet, cameras: Sequence[int] | None, name: st
     return features.select(np.flatnonzero(np.isin(features.cameras, cameras)))
 
 
-def _first_image(features: FeatureSet, row: int) -> str:
-    name = os.fsdecode(bytes(features.names[features.offsets[row]]))
-    return os.path.join(features.image_dir, name)
+def _same_tracklets(query: FeatureSet, gallery: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of queries and of the entries that begin with the same image, by ascending entry."""
+    first = [features.names[features.offsets[:-1]].tolist() for features in (query, gallery)]
+    folders = [os.fsencode(features.image_dir) for features in (query, gallery)]
+    rows: dict[bytes, list[int]] = {}
+    for row, name in enumerate(first[0]):
+        rows.setdefault(os.path.join(folders[0], name), []).append(row)
+    pairs = [
+        (row, entry)
+        for entry, name in enumerate(first[1])
+        for row in rows.get(os.path.join(folders[1], name), ())
+    ]
+    found = np.array(pairs, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
 
 
 def _source(features: FeatureSet, row: int) -> list[int | str]:

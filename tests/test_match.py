@@ -261,7 +261,7 @@ def test_what_cannot_be_centred_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_nobody_in_the_gallery(metric: str, tmp_path: Path, capsys) -> None:
-    """By the command: table and page end each list at the distance that a loop over arrays gives."""
+    """By the command: table and page end each list at the distance that loops give."""
     write_run_files(tmp_path / "run", to_json(Config()), {})
     sets = {
         name: draw(tmp_path / name, seed).feature_set(metric=metric)
@@ -376,6 +376,19 @@ def test_one_camera_alone_has_nobody_to_look_among() -> None:
     one = make_set([[1, 0], [0, 1]])
     with pytest.raises(UserError, match=r"all of query and gallery are of camera 1; .*--camera N"):
         stf_jax.match_tracklets(one, one)
+
+
+def test_the_page_shows_what_is_asked_for(tmp_path: Path) -> None:
+    drawn = draw(tmp_path / "set").feature_set()
+    matches = stf_jax.match_tracklets(drawn, drawn, top=3)
+    page = stf_jax.write_matches(tmp_path, matches, shown=4)
+    nearest = np.argsort(matches.distances[:, 0], kind="stable")[:4]
+    shown = [query["entries"] for query in page_data(page)["queries"]]
+    assert shown == matches.entries[np.sort(nearest)].tolist()
+    assert "Shown are the 4 with the nearest entries; matches.csv has all 21." in page.read_text()
+    with open(tmp_path / "matches.csv", newline="") as file:
+        rows = {line["query_row"] for line in csv.DictReader(file)}
+    assert len(rows) == drawn.num_tracklets - 1  # one could not be read
 
 
 def test_without_calibration_there_are_no_probabilities(tmp_path: Path) -> None:

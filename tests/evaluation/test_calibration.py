@@ -134,9 +134,7 @@ def test_the_threshold_for_false_alarms(same_camera: bool) -> None:
 
 
 def test_false_alarms_of_too_few_queries() -> None:
-    with pytest.raises(
-        UserError, match="40 queries .*; expected 100 or more for false alarms of 1 %"
-    ):
+    with pytest.raises(UserError, match=r"40 queries .*; expected 100 or more for false alarms"):
         fit_calibration(make_set(0.7), false_alarms=0.01)
     with pytest.raises(UserError, match="false alarms: 1; expected a share above 0"):
         fit_calibration(make_set(0.7), false_alarms=1.0)

@@ -192,7 +192,7 @@ def read_features(path: Path) -> FeatureSet:
     origin = FeatureOrigin(**{name: values.pop(name).item() for name in of_origin})
     fields = [field.name for field in dataclasses.fields(FeatureSet)]
     found: dict[str, Any] = {
-        name: np.array(values[name], _DTYPES.get(name)) for name in fields if name in values
+        name: np.asarray(values[name], _DTYPES.get(name)) for name in fields if name in values
     }
     if (found["sources"][:, 0] < 0).all():
         del found["sources"]
@@ -217,9 +217,11 @@ def _misfit(
         if not native or (array.reshape(-1, 1).view(np.uint32) > 0x10FFFF).any():
             return "no text"
     if array.dtype.kind not in "US":
-        inside = (array >= low) & (array <= high)
-        # The weights of frames left out, and of an attention that is off.
-        if not (inside | np.isnan(array) if dims == "f" else inside).all():
+        # The weights of frames left out, and of an attention that is off, are NaN; of others it
+        # comes out as least and greatest, and is outside.
+        least, most = (np.fmin, np.fmax) if dims == "f" else (np.minimum, np.maximum)
+        ends = [each.reduce(array, axis=None) for each in (least, most)] if array.size else []
+        if not all((low <= end <= high) or (dims == "f" and end != end) for end in ends):
             return f"has values that are not {low:g} to {high:g}"
     return ""
 

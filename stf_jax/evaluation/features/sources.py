@@ -47,6 +47,10 @@ def join_pieces(features: FeatureSet) -> FeatureSet:
     """
     if features.sources is None:
         return features
+    known = features.sources[:, 0] >= 0
+    tracks = np.stack([features.cameras, features.sources[:, 0]], axis=1)[known]
+    if len(np.unique(tracks, axis=0)) == len(tracks):
+        return features  # which may be large: no copy
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, (camera, source) in enumerate(
         zip(features.cameras.tolist(), features.sources[:, 0].tolist(), strict=True)
@@ -55,7 +59,7 @@ def join_pieces(features: FeatureSet) -> FeatureSet:
     pieces = [np.array(rows) for rows in groups.values()]
     longest = np.array([rows[features.num_frames[rows].argmax()] for rows in pieces], np.int64)
     joined = features.select(longest)
-    values, titles = joined.features.copy(), joined.titles.tolist()
+    values, titles = joined.features, joined.titles.tolist()
     sources, num_frames = features.sources[longest], joined.num_frames.copy()
     for at, rows in enumerate(pieces):
         if len(rows) == 1:
