@@ -20,7 +20,7 @@ from stf_jax.data.source import evaluation_table
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.feature_files import UNKNOWN_ID, FeatureSet, feature_set
 from stf_jax.evaluation.features.origin import feature_origin
-from stf_jax.evaluation.features.sources import read_sources
+from stf_jax.evaluation.features.sources import read_rates, read_sources
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.files import is_leftover, leftovers_note
 from stf_jax.prepare.mot import cut_videos, parse_camera
@@ -122,8 +122,8 @@ class Extractor:
         found = extract_table(
             self._model, self._variables, table, self.config, read_frames=read_frames
         )
-        sources = read_sources(table)
-        return feature_set(table, found, origin=self.origin, titles=titles, sources=sources)
+        known = {"sources": read_sources(table), "rates": read_rates(table)}
+        return feature_set(table, found, origin=self.origin, titles=titles, **known)
 
     def feature(self, frames: Frames) -> Float32[np.ndarray, " d"]:
         """The feature of one person's frames, of unit length."""

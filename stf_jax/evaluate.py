@@ -15,7 +15,7 @@ from stf_jax.data.source import evaluation_table, frame_source
 from stf_jax.evaluation.bootstrap import bootstrap_intervals
 from stf_jax.evaluation.features.feature_files import feature_set, write_features
 from stf_jax.evaluation.features.origin import feature_origin
-from stf_jax.evaluation.features.sources import read_sources
+from stf_jax.evaluation.features.sources import read_rates, read_sources
 from stf_jax.evaluation.features.table import extract_table, training_means
 from stf_jax.evaluation.open_set import OpenSet, open_set_scores
 from stf_jax.evaluation.pages.cmc_plot import plot_cmc
@@ -142,7 +142,9 @@ def _score(
     if not hosts.is_first():
         return {}
     origin = feature_origin(config, digest(variables), about["step"])
-    found = feature_set(table, extracted, origin=origin, sources=read_sources(table))
+    found = feature_set(
+        *(table, extracted), origin=origin, sources=read_sources(table), rates=read_rates(table)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_features(folder / FEATURES_FILE, found)
 

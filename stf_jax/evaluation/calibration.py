@@ -7,6 +7,7 @@ Outputs for Support Vector Machines" (Advances in Large Margin Classifiers, 1999
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -111,7 +112,7 @@ def fit_calibration(
     if centred:
         pair = centre_pair(pair[0], query.cameras, pair[1], gallery.cameras)
     distances = pairwise_distances(*pair, metric=features.origin.metric)
-    labels = {
+    labels: dict[str, Any] = {
         "query_ids": query.person_ids,
         "gallery_ids": gallery.person_ids,
         "query_cameras": query.cameras,
@@ -150,7 +151,7 @@ def fit_calibration(
 
 def alarm_threshold(
     distances: Float[np.ndarray, "q g"],
-    labels: Mapping[str, np.ndarray],
+    labels: Mapping[str, Any],
     false_alarms: float,
     *,
     same_camera: bool,

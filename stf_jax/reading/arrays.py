@@ -119,8 +119,9 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> memoryview:
     content = memoryview(np.empty(entry.file_size, np.uint8))
     filled = 0
     with archive.open(entry) as stream:
-        while found := stream.readinto(content[filled : filled + MIB]):
-            filled += found
+        while found := stream.read(min(MIB, entry.file_size - filled)):
+            content[filled : filled + len(found)] = found
+            filled += len(found)
     if filled != entry.file_size:
         raise ValueError(f"{entry.filename!r:.100} is cut off")
     return content

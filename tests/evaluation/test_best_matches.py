@@ -1,6 +1,7 @@
 """The nearest by blocks against a sort of every distance, on both paths; the memory it takes."""
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from stf_jax.evaluation.centring import camera_means, centre_pair
 TILES = {"_QUERIES": 7, "_TILE": 70, "_DEVICE_TILE": 70}
 
 
-def drawn(seed: int, queries: int, gallery: int, dimensions: int = 6, levels: int = 0):
+def drawn(seed: int, queries: int, gallery: int, dimensions: int = 6, levels: int = 0) -> Any:
     """Features, with rows of zeros, of few `levels` many distances are equal; and candidates."""
     rng = np.random.default_rng(seed)
     pair = [rng.normal(size=(n, dimensions)).astype(np.float32) for n in (queries, gallery)]
@@ -72,7 +73,7 @@ def test_equal_to_sorted_lists(
         query,
         gallery,
         count,
-        Candidates(*cameras, same_camera, *own),
+        Candidates(cameras[0], cameras[1], same_camera, own[0], own[1]),
         metric=metric,
         means=means,
         accelerator=accelerator,
@@ -98,7 +99,13 @@ def test_equal_distances_by_gallery_row(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(np.unique(distances)) < 20
     wanted = sorted_lists(distances, pair, cameras, own, 12, False)
     for accelerator in (False, True):
-        found = best_matches(*pair, 12, Candidates(*cameras, False, *own), accelerator=accelerator)
+        found = best_matches(
+            pair[0],
+            pair[1],
+            12,
+            Candidates(cameras[0], cameras[1], False, own[0], own[1]),
+            accelerator=accelerator,
+        )
         assert [[e for e in row if e >= 0] for row in found.entries.tolist()] == wanted
 
 
@@ -107,7 +114,7 @@ def test_memory_is_of_tiles_not_of_all_pairs() -> None:
     query = rng.normal(size=(2000, 8)).astype(np.float32)
     gallery = rng.normal(size=(60_000, 8)).astype(np.float32)
     candidates = Candidates(
-        np.ones(2000, np.int64), np.full(60_000, 2), False, *np.empty((2, 0), np.int64)
+        np.ones(2000, np.int64), np.full(60_000, 2), False, np.arange(0), np.arange(0)
     )
     tracemalloc.start()
     best_matches(query, gallery, 10, candidates, accelerator=False)
@@ -120,4 +127,4 @@ def test_features_that_are_not_finite() -> None:
     pair, cameras, own = drawn(1, 5, 9)
     pair[1][7, 2] = np.nan
     with pytest.raises(ArgumentError, match="gallery_features: NaN at row 7, column 2"):
-        best_matches(*pair, 3, Candidates(*cameras, False, *own))
+        best_matches(pair[0], pair[1], 3, Candidates(cameras[0], cameras[1], False, own[0], own[1]))
