@@ -21,7 +21,8 @@ example, two labelled cameras, odd identities train, camera 2 queries:
       --output data/building
 
 Run again after an interruption, the same command resumes where it stopped. Besides images and
-partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
+partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS, and
+the frame rate.
 """
 
 import argparse

@@ -187,3 +187,27 @@ def test_scores_are_those_of_loops() -> None:
                 sum(f for f, a, b in zip(frames, labels, truth, strict=True) if chosen[a] == b),
             )
         assert found["IDF1"] == pytest.approx(best / frames.sum())
+
+
+def test_idf1_is_that_of_trackeval() -> None:
+    """Of a recording of one box a frame, each tracklet's frames one after the other."""
+    metrics = pytest.importorskip("trackeval.metrics")
+    rng = np.random.default_rng(0)
+    metric = metrics.Identity({"PRINT_CONFIG": False})
+    for _ in range(20):
+        count = int(rng.integers(2, 40))
+        labels, truth = rng.integers(0, 8, (2, count))
+        frames = rng.integers(1, 9, count)
+        found, true = (np.repeat(of, frames)[:, None] for of in (labels, truth))
+        wanted = metric.eval_sequence(
+            {
+                "num_gt_dets": len(true),
+                "num_tracker_dets": len(found),
+                "num_gt_ids": 8,
+                "num_tracker_ids": 8,
+                "gt_ids": list(true),
+                "tracker_ids": list(found),
+                "similarity_scores": [np.ones((1, 1))] * len(true),
+            }
+        )
+        assert identity_scores(labels, truth, frames)["IDF1"] == pytest.approx(wanted["IDF1"])
