@@ -31,6 +31,8 @@ PARTS = {
     "bfloat16": "step time against float32",
     "cache": "seconds to the first step of a fresh process, without and with compiled programs",
     "ranking": "ranking and re-ranking at MARS's size",
+    "match": "--mode match, 2,000 queries against a million tracklets: time and memory",
+    "identify": "--mode identify, 10,000 tracklets: time and memory",
     "drawn-run": "drawn people from decoded frames to scores: fusion, late fusion, mean pooling",
     "drawn-long": "the same, trained ten times as long (for accelerators)",
     "devices": "equal losses on 1, 2, 4 and 8 virtual CPU devices (correctness, not speed)",

@@ -27,7 +27,7 @@ from stf_jax.evaluation.features.feature_files import (
 )
 from stf_jax.evaluation.features.origin import feature_origin
 from stf_jax.evaluation.features.parts import extract_in_parts
-from stf_jax.evaluation.features.sources import read_sources
+from stf_jax.evaluation.features.sources import read_rates, read_sources
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.files import is_leftover, leftovers_note
 from stf_jax.prepare.mot import cut_videos, parse_camera
@@ -157,8 +157,8 @@ class Extractor:
             found = extract(table, "features")
         else:
             found = extract_in_parts(extract, table, self.origin, parts_dir)
-        sources = read_sources(table)
-        return feature_set(table, found, origin=self.origin, titles=titles, sources=sources)
+        known = {"sources": read_sources(table), "rates": read_rates(table)}
+        return feature_set(table, found, origin=self.origin, titles=titles, **known)
 
     def feature(self, frames: Frames) -> Float32[np.ndarray, " d"]:
         """The feature of one person's frames, of unit length."""

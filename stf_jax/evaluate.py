@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stf_jax import hosts
 from stf_jax.config import Config, check_config
 from stf_jax.data.layout.tracklets import TrackletTable
@@ -12,8 +14,9 @@ from stf_jax.data.source import evaluation_table, frame_source
 from stf_jax.evaluation.bootstrap import bootstrap_intervals
 from stf_jax.evaluation.features.feature_files import feature_set, write_features
 from stf_jax.evaluation.features.origin import feature_origin
-from stf_jax.evaluation.features.sources import read_sources
+from stf_jax.evaluation.features.sources import read_rates, read_sources
 from stf_jax.evaluation.features.table import extract_table, training_means
+from stf_jax.evaluation.open_set import OpenSet, open_set_scores
 from stf_jax.evaluation.pages.cmc_plot import plot_cmc
 from stf_jax.evaluation.pages.run_report import write_run_report
 from stf_jax.evaluation.scores import (
@@ -126,7 +129,9 @@ def _score(
     if not hosts.is_first():
         return {}
     origin = feature_origin(config, digest(variables), about["step"])
-    found = feature_set(table, extracted, origin=origin, sources=read_sources(table))
+    found = feature_set(
+        *(table, extracted), origin=origin, sources=read_sources(table), rates=read_rates(table)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_features(folder / FEATURES_FILE, found)
 
@@ -140,6 +145,21 @@ def _score(
         options[CHOSEN] = True
     rows: dict[str, dict[str, Any]] = {}
     for reranked in (False, True) if evaluation.rerank else (False,):
+        open_sets: dict[str, OpenSet] = {}
+
+        def look(
+            protocol: str,
+            distances: np.ndarray,
+            labels: Mapping[str, Any],
+            found: dict[str, OpenSet] = open_sets,
+        ) -> None:
+            found[protocol] = open_set_scores(
+                distances,
+                **labels,
+                separate_camera_set=evaluation.separate_camera_set,
+                seed=config.seed,
+            )
+
         rankings = rank_table(
             found.features,
             table,
@@ -153,11 +173,17 @@ def _score(
             single_gallery_shot=evaluation.single_gallery_shot,
             separate_camera_set=evaluation.separate_camera_set,
             seed=config.seed,
+            look=look,
         )
         for protocol, ranking in rankings.items():
             label = f"{protocol}, re-ranked" if reranked else protocol
             intervals = bootstrap_intervals(ranking, seed=config.seed)
-            rows[label] = make_scores(ranking, intervals, options={**options, "reranked": reranked})
+            rows[label] = make_scores(
+                ranking,
+                intervals,
+                options={**options, "reranked": reranked},
+                open_set=open_sets[protocol],
+            )
     scored = scored_on(data, table)
     contents = {
         **about,

@@ -25,13 +25,19 @@ features of anything:  python -m stf_jax.main --mode embed --workdir runs/mars \
                            --input hall.mp4:hall.txt --output hall.npz
 who is that there?     python -m stf_jax.main --mode match --workdir runs/mars \\
                            --query hall.npz --gallery door.npz --output hall_in_door
+who is who?            python -m stf_jax.main --mode identify --input hall.npz door.npz \\
+                           --calibrate runs/mars/features.npz --output people
 several hosts:         ... --coordinator 10.0.0.1:1234 --num-processes 2 --process-id 0   (1 ...)
 every key and its meaning: configs/mars.py
 """
 
 # What each mode requires in addition to --workdir.
-_NEEDED = {"embed": ("input", "output"), "match": ("query", "gallery", "output")}
-_ON_ONE_HOST = ("match",)
+_NEEDED = {
+    "embed": ("input", "output"),
+    "match": ("query", "gallery", "output"),
+    "identify": ("input", "output"),
+}
+_ON_ONE_HOST = ("match", "identify")
 # Options of runs on several hosts, in the order of `hosts.initialize_arguments`.
 _HOSTS = ("coordinator", "num_processes", "process_id", "distributed")
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -49,7 +55,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("--config", type=Path, help="config file; default: the workdir's own")
     add("--workdir", type=Path, help="folder of this run (needed, but with --weights)")
-    add("--mode", choices=("train", "evaluate", "embed", "match"), default="train")
+    add("--mode", choices=("train", "evaluate", *_NEEDED), default="train")
     add(
         "--checkpoint",
         help="best (by mAP), latest, or a step; evaluate, embed: to use (default: best where the "
@@ -95,8 +101,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add(
         "--input",
         metavar="TRACKLETS",
+        nargs="+",
         help="a folder of folders of frames, a layout (its config.data.eval_subset), or "
-        "VIDEO:TRACKS (people are cut out into a folder next to the output)",
+        "VIDEO:TRACKS (people are cut out into a folder next to the output); identify: files of "
+        "features, one or more",
     )
     add("--camera", type=int, default=1, help="number of the camera that frames or video are from")
 
@@ -123,11 +131,27 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--top", type=int, default=10, help="entries of each list (default: %(default)s)")
     add(
+        "--shown",
+        type=int,
+        metavar="N",
+        default=1000,
+        help="queries on the page, those with the nearest entries (default: %(default)s); "
+        "matches.csv has all",
+    )
+    add(
         "--calibrate",
         type=Path,
         metavar="NPZ",
         help="features.npz of a labelled set that was not trained on: gives each entry the "
         "probability of being the same person",
+    )
+    add(
+        "--false-alarms",
+        type=float,
+        metavar="SHARE",
+        help="end each list at the distance at which this share of the queries of the set to "
+        "calibrate with finds somebody though their person is left out of the gallery, such as "
+        "0.01; of queries whose list is empty nobody is in the gallery",
     )
     add(
         "--prior",
@@ -136,12 +160,42 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="share of all pairs of query and gallery that are of one person, if another than in "
         "the set to calibrate with",
     )
+
+    add = parser.add_argument_group(
+        "identify", "takes --centre-with, --calibrate, --false-alarms, --prior, --pieces, --shown"
+    ).add_argument
+    add("--people", type=int, metavar="N", help="how many there are (default: by --calibrate)")
+    add(
+        "--travel-times",
+        type=Path,
+        metavar="CSV",
+        help="least seconds from camera to camera (columns from, to, seconds), on one clock",
+    )
+    add(
+        "--starts",
+        metavar="LIST",
+        help="when each camera's first frame was on that clock, such as 1=0,2=12.5 (default: 0)",
+    )
+    add(
+        "--tracks",
+        nargs="+",
+        metavar="[INPUT@]CAMERA:FILE",
+        default=[],
+        help="files of tracks to write anew with the identities as ids; INPUT is the name of a "
+        "file of features without .npz, needed where several have the camera",
+    )
+    add("--labelled", action="store_true", help="the inputs' person ids are true: score by them")
     options, rest = parser.parse_known_args(argv)
     stray = [arg for arg in rest if arg.startswith("-") and not arg.startswith("--config.")]
     if stray:
         parser.error(f"unrecognized arguments: {' '.join(stray)}")
     needed = _NEEDED.get(options.mode, ())
-    if options.weights is None:
+    if options.mode == "identify":
+        if rest:
+            parser.error(f"--mode identify: {rest[0]} has no effect; the features carry it")
+        if (options.people is None) == (options.calibrate is None):
+            parser.error("--mode identify needs either --people or --calibrate")
+    elif options.weights is None:
         needed = ("workdir", *needed)
     elif options.mode != "evaluate":
         parser.error(f"--mode {options.mode}: --weights is of --mode evaluate")
@@ -162,14 +216,19 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         )
     if options.mode == "match" and vain:
         parser.error(f"--mode match: {vain[0]} has no effect; the features carry what it sets")
-    if options.mode != "match" and options.centre_with is not None:
+    if options.mode not in ("match", "identify") and options.centre_with is not None:
         parser.error("--centre-with is of --mode match; else --config.evaluation.centring")
+    if options.mode == "embed" and len(options.input) > 1:
+        parser.error(f"--mode embed: {len(options.input)} inputs; expected one")
     if options.mode == "embed" and options.output.suffix != ".npz":
         parser.error(f"--output {options.output}: expected a name that ends in .npz")
     if options.prior is not None and options.calibrate is None:
         parser.error("--prior needs --calibrate")
-    if options.top < 1:
-        parser.error(f"--top {options.top}: expected 1 or more")
+    if options.false_alarms is not None and options.calibrate is None:
+        parser.error("--false-alarms needs --calibrate")
+    for name in ("top", "shown"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: expected 1 or more")
     return options, rest
 
 
@@ -229,7 +288,7 @@ def _embed(config: Config, options: argparse.Namespace) -> None:
     parts = output.with_name(output.stem + "_parts")
     found = embed_tracklets(
         options.workdir,
-        options.input,
+        options.input[0],
         config=config,
         checkpoint=options.checkpoint,
         camera=options.camera,
@@ -257,7 +316,12 @@ def _match(options: argparse.Namespace) -> None:
     calibration = None
     if options.calibrate is not None:
         centred = options.centre_with is not None
-        calibration = fit_calibration(read_features(options.calibrate), centred=centred)
+        calibration = fit_calibration(
+            read_features(options.calibrate),
+            centred=centred,
+            false_alarms=options.false_alarms,
+            same_camera=options.same_camera,
+        )
         if options.prior is not None:
             calibration = calibration.with_prior(options.prior)
     sides = []
@@ -281,8 +345,59 @@ def _match(options: argparse.Namespace) -> None:
         centre_with=centre_with,
     )
     title = f"{options.query.stem} among {options.gallery.stem}"
-    page = write_matches(options.output, matches, title=title)
-    print(f"{query.num_tracklets} queries against {gallery.num_tracklets}; written: {page}")
+    page = write_matches(options.output, matches, title=title, shown=options.shown)
+    found = ""
+    if matches.nobody is not None:
+        found = f"; of {matches.nobody.sum()} nobody is in the gallery"
+    print(f"{query.num_tracklets} queries against {gallery.num_tracklets}{found}; written: {page}")
+
+
+def _identify(options: argparse.Namespace) -> None:
+    from stf_jax import identify
+    from stf_jax.evaluation.calibration import fit_calibration
+    from stf_jax.evaluation.features.feature_files import read_features
+    from stf_jax.evaluation.features.sources import join_pieces
+
+    def read(path: Path):
+        found = read_features(path)
+        return found if options.pieces else join_pieces(found)
+
+    inputs = {}
+    for word in options.input:
+        name = Path(word).stem
+        if name in inputs:
+            raise UserError(f"--input {word}: a second one named {name}; expected other names")
+        inputs[name] = read(Path(word))
+    tracks = identify.parse_tracks(options.tracks, inputs)
+    travel_times, starts = options.travel_times, options.starts
+    calibration = None
+    if options.calibrate is not None:
+        calibration = fit_calibration(
+            read_features(options.calibrate),
+            centred=options.centre_with is not None,
+            false_alarms=options.false_alarms,
+            same_camera=True,
+        )
+        if options.prior is not None:
+            calibration = calibration.with_prior(options.prior)
+    centre_with = options.centre_with
+    people = identify.identify_tracklets(
+        inputs,
+        people=options.people,
+        calibration=calibration,
+        travel_times=None if travel_times is None else identify.read_travel_times(travel_times),
+        starts=None if starts is None else identify.parse_starts(starts),
+        centre_with=centre_with if centre_with in (None, "gallery") else read(Path(centre_with)),
+    )
+    page = identify.write_identities(options.output, people, tracks=tracks, shown=options.shown)
+    if options.labelled:
+        scores = identify.score_identities(people)
+        identify.write_identity_scores(options.output / identify.SCORES_FILE, scores)
+        print(", ".join(f"{name} {100 * value:.1f}" for name, value in scores.items()))
+    print(
+        f"{people.count} people in {len(people.rows)} tracklets, {people.doubtful.sum()} of them "
+        f"doubtful; written: {page}"
+    )
 
 
 def _several_hosts(options: argparse.Namespace) -> bool:
@@ -295,9 +410,9 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     # Imported late: `--help` and a wrong option need not wait for the frameworks.
     from stf_jax.folder_lock import one_owner
 
-    if options.mode == "match":
+    if options.mode in ("match", "identify"):
         with one_owner(options.output):  # a second one need not rank everything to be refused
-            _match(options)
+            (_match if options.mode == "match" else _identify)(options)
         return 0
     from stf_jax.devices import use_compilation_cache
 
@@ -342,7 +457,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     or Ctrl-C stopped before its last step.
     """
     options, overrides = parse(sys.argv[1:] if argv is None else argv)
-    config = read_config(options, overrides)
+    config = Config() if options.mode == "identify" else read_config(options, overrides)
     if options.mode in _ON_ONE_HOST:
         return _run(config, options)
     alone = not _several_hosts(options) and not any(map(os.environ.get, _VARIABLES))

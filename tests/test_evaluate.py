@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ranking_loops import Ranked, chosen_rows, distances_of, precision_of, ranke
 
 from stf_jax import evaluate
 from stf_jax.config import Config, changed, load_config, to_json
-from stf_jax.evaluation import bootstrap_intervals, rank_gallery, rerank_features
+from stf_jax.evaluation import bootstrap_intervals, open_set_scores, rank_gallery, rerank_features
 from stf_jax.evaluation.centring import camera_means, centre_pair
 from stf_jax.evaluation.features.feature_files import read_features
 from stf_jax.run.metrics_log import MetricsLog
@@ -238,6 +239,36 @@ def test_tables_of_the_page(case: Case) -> None:
     assert [cells[0] for cells in body] == ["1", "2", "3", "5", "10", "20"]
     for k, *cells in body:
         assert cells == [percent(row["cmc"][int(k) - 1]) for row in rows.values()]
+
+
+def test_open_set_of_every_row_and_on_the_page(case: Case) -> None:
+    rows = case.contents["rows"]
+    evaluation = case.config.evaluation
+    head, *body = page_tables(case.page)["Open set"]
+    assert head == ["Open set", "TPR at 1 %", "TPR at 0.1 %", "DIR at 10 %", "DIR at 1 %"]
+    for cells, (label, row) in zip(body, rows.items(), strict=True):
+        one = case.ranked(row["protocol"], row["options"]["reranked"])
+        found = open_set_scores(
+            one.distances,
+            **case.labels(one),
+            separate_camera_set=evaluation.separate_camera_set,
+            seed=case.config.seed,
+        )
+        entry = row["open_set"]
+        points = []
+        for kind in ("verification", "identification"):
+            curve = getattr(found, kind)
+            assert (entry[kind]["genuine"], entry[kind]["others"]) == (curve.genuine, curve.others)
+            points += curve.points
+        shown_rates = [cell.split()[0] for cell in cells[1:]]  # more of a cell: test_report.py
+        assert cells[0] == label
+        assert shown_rates == [
+            percent(None if np.isnan(point.true_rate) else point.true_rate) for point in points
+        ]
+    text = case.page.read_text()
+    for caption in ("Pairs: those of one person", "Identification at rank 1"):
+        (svg,) = re.findall(rf"<figure>((?:(?!</figure>).)*)<figcaption>{caption}", text, re.DOTALL)
+        assert all(f">{label}</text>" in svg for label in rows)
 
 
 def test_camera_pairs_of_the_page(case: Case) -> None:

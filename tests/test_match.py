@@ -259,6 +259,87 @@ def test_what_cannot_be_centred_is_refused(tmp_path: Path) -> None:
         stf_jax.match_tracklets(drawn, drawn, centre_with=drawn, calibration=calibration)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_nobody_in_the_gallery(metric: str, tmp_path: Path, capsys) -> None:
+    """By the command: table and page end each list at the distance that loops give."""
+    write_run_files(tmp_path / "run", to_json(Config()), {})
+    sets = {
+        name: draw(tmp_path / name, seed).feature_set(metric=metric)
+        for seed, name in enumerate(("query", "gallery", "other"))
+    }
+    for name, features in sets.items():
+        write_features(tmp_path / f"{name}.npz", features)
+    output = tmp_path / "who"
+    argv = ["--mode", "match", "--workdir", str(tmp_path / "run"), "--output", str(output)]
+    argv += [
+        word
+        for name in ("query", "gallery")
+        for word in (f"--{name}", str(tmp_path / f"{name}.npz"))
+    ]
+    argv += ["--calibrate", str(tmp_path / "other.npz"), "--top", "4"]
+    assert main([*argv, "--false-alarms", "0.25"]) == 0
+
+    other = sets["other"]
+    known = np.flatnonzero(other.features.any(axis=1))
+    queries = [r for r in known if other.marks[r] == 0]
+    gallery = [r for r in known if other.marks[r] == 1 and other.person_ids[r] != -1]
+    distances = distances_of(other.features[queries], other.features[gallery], metric)
+    nearest = []
+    for row, q in enumerate(queries):
+        entries = [
+            distances[row, column]
+            for column, g in enumerate(gallery)
+            if other.cameras[g] != other.cameras[q] and other.person_ids[g] != other.person_ids[q]
+        ]
+        nearest.append(min(entries))
+    threshold = sorted(nearest)[int(0.25 * len(nearest))]
+
+    plain = stf_jax.match_tracklets(sets["query"], sets["gallery"], top=4)
+    data = page_data(output / "index.html")
+    with open(output / "matches.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    answers, listed = set(), iter(table)
+    for row, query in enumerate(data["queries"]):
+        near = plain.distances[row] < threshold
+        assert query["entries"] == plain.entries[row][near].tolist()
+        nobody = not near.any() and row != UNREAD
+        assert query["nobody"] == nobody
+        answers.add((nobody, bool(near.any())))
+        if nobody:
+            line = next(listed)
+            assert (line["query_row"], line["gallery"]) == (str(row), "nobody in the gallery")
+            assert line["query_camera"] == str(sets["query"].cameras[row])
+            empty = ("place", "gallery_row", "distance", "probability", "gallery_camera")
+            assert not any(line[name] for name in empty)
+        for entry in query["entries"]:
+            assert next(listed)["gallery_row"] == str(entry)
+    assert next(listed, None) is None
+    assert answers == {(True, False), (False, True), (False, False)}
+    text = " ".join((output / "index.html").read_text().split())
+    count = sum(query["nobody"] for query in data["queries"])
+    assert f"Lists end at distance {threshold:.4g}: there 25 % of {len(queries)} queries" in text
+    assert f"Of {count} queries nobody is in the gallery." in text
+    assert "This gallery has 21 tracklets: expect more false alarms" in text
+    assert f"; of {count} nobody is in the gallery; written" in capsys.readouterr().out
+    assert '<select id="answer">' in text
+
+    assert main([*argv, "--false-alarms", "0.01"]) == 2
+    assert "expected 100 or more for false alarms of 1 %" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*argv[:-4], "--false-alarms", "0.01"])
+    assert "--false-alarms needs --calibrate" in capsys.readouterr().err
+
+
+def test_a_threshold_of_other_lists_or_features_is_refused(tmp_path: Path) -> None:
+    drawn = draw(tmp_path).feature_set()
+    calibration = fit_calibration(drawn, false_alarms=0.25)
+    with pytest.raises(UserError, match="a threshold of lists without entries of the query's own"):
+        stf_jax.match_tracklets(drawn, drawn, calibration=calibration, same_camera=True)
+    other = dataclasses.replace(calibration, dimensions=7)
+    with pytest.raises(UserError, match="calibration: features of 7 numbers; expected 4"):
+        stf_jax.match_tracklets(drawn, drawn, calibration=other)
+
+
 def test_lists_are_of_other_cameras_and_a_track_is_one_tracklet(tmp_path: Path) -> None:
     """Four tracks of two cameras, one of them in two pieces; the command's table has them all."""
     features = [[1, 0], [0, 1], [0.6, 0.8], [0.8, 0.6], [0, 1]]
@@ -295,6 +376,19 @@ def test_one_camera_alone_has_nobody_to_look_among() -> None:
     one = make_set([[1, 0], [0, 1]])
     with pytest.raises(UserError, match=r"all of query and gallery are of camera 1; .*--camera N"):
         stf_jax.match_tracklets(one, one)
+
+
+def test_the_page_shows_what_is_asked_for(tmp_path: Path) -> None:
+    drawn = draw(tmp_path / "set").feature_set()
+    matches = stf_jax.match_tracklets(drawn, drawn, top=3)
+    page = stf_jax.write_matches(tmp_path, matches, shown=4)
+    nearest = np.argsort(matches.distances[:, 0], kind="stable")[:4]
+    shown = [query["entries"] for query in page_data(page)["queries"]]
+    assert shown == matches.entries[np.sort(nearest)].tolist()
+    assert "Shown are the 4 with the nearest entries; matches.csv has all 21." in page.read_text()
+    with open(tmp_path / "matches.csv", newline="") as file:
+        rows = {line["query_row"] for line in csv.DictReader(file)}
+    assert len(rows) == drawn.num_tracklets - 1  # one could not be read
 
 
 def test_without_calibration_there_are_no_probabilities(tmp_path: Path) -> None:

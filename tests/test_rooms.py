@@ -74,6 +74,7 @@ HEAVY = "tensorflow", "torch"
     [
         ("stf_jax.main", ("jax", *HEAVY)),
         ("stf_jax.match", ("jax", *HEAVY)),
+        ("stf_jax.identify", ("jax", *HEAVY)),
         ("stf_jax.evaluation", ("jax", *HEAVY)),
         ("stf_jax.evaluation.scoring", ("jax", *HEAVY)),
         ("stf_jax.evaluation.calibration", ("jax", *HEAVY)),

@@ -17,6 +17,7 @@ from benchmarking.settings import Settings
 from benchmarking.workload import peak_host_memory
 from stf_jax.evaluation import (
     bootstrap_intervals,
+    open_set_scores,
     pairwise_distances,
     rank_gallery,
     rerank_features,
@@ -87,6 +88,7 @@ def measured(
         )
         yield {**row, "mAP": 100 * ranking.mean_ap}
     yield measure("bootstrap", repeats, lambda: bootstrap_intervals(ranking))[1]
+    yield measure("open set", repeats, lambda: open_set_scores(distances, **labels))[1]
     if rerank:
         del distances, tenth
         needed = rerank_memory(len(query), len(gallery)) / 1e9

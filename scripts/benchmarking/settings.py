@@ -40,6 +40,9 @@ class Settings:
     repeats: int = 3  # of ranking
     dimensions: int = 4096  # of the features that are ranked
     rows: int = 0  # test tracklets that are ranked; 0: all
+    queries: int = 2_000  # of match
+    gallery: int = 1_000_000  # tracklets of match
+    tracklets_joined: int = 10_000  # of identify
     identities: int = 24  # people of the drawn layout
     threads: int = 0  # that decode, and of the peer; 0: as the program sees fit
     tables: str = str(ROOT / "tests" / "fixtures" / "mars_info")  # MARS's info folder

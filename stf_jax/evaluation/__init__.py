@@ -3,6 +3,7 @@
 from stf_jax.evaluation.arguments import ArgumentError
 from stf_jax.evaluation.bootstrap import Intervals, bootstrap_intervals, mean_ap_difference
 from stf_jax.evaluation.distances import pairwise_distances
+from stf_jax.evaluation.open_set import OpenSet, open_set_scores
 from stf_jax.evaluation.protocols import (
     PROTOCOLS,
     PooledQueries,
@@ -17,11 +18,13 @@ __all__ = [
     "PROTOCOLS",
     "ArgumentError",
     "Intervals",
+    "OpenSet",
     "PooledQueries",
     "ProtocolRows",
     "Ranking",
     "bootstrap_intervals",
     "mean_ap_difference",
+    "open_set_scores",
     "pairwise_distances",
     "pool_queries",
     "rank_gallery",

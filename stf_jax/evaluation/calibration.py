@@ -4,7 +4,10 @@ A logistic curve fitted by maximum likelihood with the smoothed targets of Platt
 Outputs for Support Vector Machines" (Advances in Large Margin Classifiers, 1999).
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,10 +20,29 @@ from stf_jax.evaluation.centring import centre_pair
 from stf_jax.evaluation.distances import pairwise_distances
 from stf_jax.evaluation.features.feature_files import FeatureSet
 from stf_jax.evaluation.features.origin import FeatureOrigin
+from stf_jax.evaluation.match_ranks import JUNK_ID
+from stf_jax.evaluation.open_set import open_set_scores
 from stf_jax.evaluation.protocols import select_rows
 from stf_jax.evaluation.ranked_lists import distance_histogram
 
 _BINS = 4096  # pairs are counted by distance: millions of them cost no more than a few
+
+
+@dataclass(frozen=True)
+class AlarmThreshold:
+    """The distance below which an entry is taken for a query's person, by its false alarm rate.
+
+    It holds for lists of about as many entries as those that it was found on: in a gallery twice as
+    large nearly twice as many people that are not in it raise an alarm.
+    """
+
+    false_alarms: float  # share of the queries whose person is not in the gallery, as asked for
+    distance: float
+    identified: float  # DIR there: of the queries with a match, the share found at rank 1
+    ends: tuple[float, float]  # its 95 % interval over identities
+    impostors: int  # queries that it was found on, their person left out of the gallery
+    list_size: int  # entries of the median one's list
+    same_camera: bool  # whether entries of a query's own camera were in it
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,8 @@ class Calibration:
     others: int
     data: str = ""  # folder of the images they are of
     centred: bool = False  # each camera's mean feature taken off before
+    alarms: AlarmThreshold | None = None
+    dimensions: int | None = None  # numbers of a feature
 
     def probabilities(self, distances: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Probabilities in [0, 1], of the distances' shape; 0 at infinite distance."""
@@ -57,8 +81,17 @@ class Calibration:
         return replace(self, intercept=self.intercept + shift, prior=prior)
 
 
-def fit_calibration(features: FeatureSet, *, centred: bool = False) -> Calibration:
+def fit_calibration(
+    features: FeatureSet,
+    *,
+    centred: bool = False,
+    false_alarms: float | None = None,
+    same_camera: bool = False,
+) -> Calibration:
     """Fit on the queries and gallery of a labelled set, junk and same-camera matches left out.
+
+    With `false_alarms`, in (0, 1), it has the threshold at which that share of queries raises an
+    alarm though their person is not in the gallery; `same_camera` as of `match_tracklets`.
 
     With `centred` each camera's mean feature, of the set's own gallery, is taken off first, as
     `match_tracklets` with `centre_with` does.
@@ -66,9 +99,11 @@ def fit_calibration(features: FeatureSet, *, centred: bool = False) -> Calibrati
     Use a set that the model was not trained on: on training people it is far too sure.
 
     Raises:
-        UserError: no query, no matching or no other pair, matches no nearer than others, or a
-            camera that cannot be centred.
+        UserError: no query, no matching or no other pair, matches no nearer than others, a
+            camera that cannot be centred, or too few queries for the rate of false alarms.
     """
+    if false_alarms is not None and not 0 < false_alarms < 1:
+        raise ArgumentError(f"false alarms: {false_alarms:g}; expected a share above 0 and below 1")
     rows = select_rows(
         "step", person_ids=features.person_ids, marks=features.marks, features=features.features
     )
@@ -76,14 +111,14 @@ def fit_calibration(features: FeatureSet, *, centred: bool = False) -> Calibrati
     pair = query.features, gallery.features
     if centred:
         pair = centre_pair(pair[0], query.cameras, pair[1], gallery.cameras)
-    histogram = distance_histogram(
-        pairwise_distances(*pair, metric=features.origin.metric),
-        query_ids=query.person_ids,
-        gallery_ids=gallery.person_ids,
-        query_cameras=query.cameras,
-        gallery_cameras=gallery.cameras,
-        bins=_BINS,
-    )
+    distances = pairwise_distances(*pair, metric=features.origin.metric)
+    labels: dict[str, Any] = {
+        "query_ids": query.person_ids,
+        "gallery_ids": gallery.person_ids,
+        "query_cameras": query.cameras,
+        "gallery_cameras": gallery.cameras,
+    }
+    histogram = distance_histogram(distances, **labels, bins=_BINS)
     matches, others = int(histogram.matches.sum()), int(histogram.others.sum())
     if not matches or not others:
         raise UserError(
@@ -97,9 +132,59 @@ def fit_calibration(features: FeatureSet, *, centred: bool = False) -> Calibrati
             "calibration: matches are no nearer than other pairs; expected features of a trained "
             "model"
         )
-    prior = matches / (matches + others)
+    alarms = None
+    if false_alarms is not None:
+        alarms = alarm_threshold(distances, labels, false_alarms, same_camera=same_camera)
     return Calibration(
-        *(intercept, slope, prior, features.origin, matches, others, features.image_dir), centred
+        intercept,
+        slope,
+        matches / (matches + others),
+        features.origin,
+        matches,
+        others,
+        data=features.image_dir,
+        centred=centred,
+        alarms=alarms,
+        dimensions=features.features.shape[1],
+    )
+
+
+def alarm_threshold(
+    distances: Float[np.ndarray, "q g"],
+    labels: Mapping[str, Any],
+    false_alarms: float,
+    *,
+    same_camera: bool,
+) -> AlarmThreshold:
+    """The threshold for a share of false alarms; `labels` as `open_set_scores` has them.
+
+    Raises UserError where there are too few queries to know it.
+    """
+    found = open_set_scores(
+        distances, **labels, separate_camera_set=not same_camera, alarm_rates=(false_alarms,)
+    ).identification
+    (point,) = found.points
+    if not math.isfinite(point.threshold):
+        least = f"; {1 / found.others:.2g} is the least here" if found.others else ""
+        raise UserError(
+            f"calibration: {found.others} queries whose person can be left out, {found.genuine} "
+            f"with a match; expected {point.needed} or more for false alarms of "
+            f"{100 * false_alarms:g} %{least}"
+        )
+    away = labels["gallery_ids"] != JUNK_ID
+    cameras, counts = np.unique(labels["gallery_cameras"][away], return_counts=True)
+    own = np.zeros(len(labels["query_cameras"]), np.int64)
+    if not same_camera and len(cameras):
+        at = np.searchsorted(cameras, labels["query_cameras"]).clip(max=len(cameras) - 1)
+        own = np.where(cameras[at] == labels["query_cameras"], counts[at], 0)
+    return AlarmThreshold(
+        false_alarms=false_alarms,
+        distance=point.threshold,
+        identified=point.true_rate,
+        ends=point.ends,
+        impostors=found.others,
+        list_size=int(np.median(away.sum() - own)),
+        same_camera=same_camera,
     )
 
 

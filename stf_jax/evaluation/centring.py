@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from stf_jax.errors import UserError
 
 LEAST = 1e-6  # length of a centred feature; of a shorter one rounding alone is left
+_BLOCK_ROWS = 4096
 FEW_TRACKLETS = 10  # whose mean is so rough that a line in the log says so
 
 _LOG = logging.getLogger(__name__)
@@ -33,10 +34,13 @@ def camera_means(
 ) -> CameraMeans:
     """Means of `features`; rows that are zero (no image could be read) are left out."""
     seen = features.any(axis=1)
-    there, at = np.unique(cameras[seen], return_inverse=True)
-    sums = np.zeros((len(there), features.shape[1]))
-    np.add.at(sums, at, features[seen].astype(np.float64))
-    counts = np.bincount(at, minlength=len(there))
+    there = np.unique(cameras[seen])
+    sums, counts = np.zeros((len(there), features.shape[1])), np.zeros(len(there), np.int64)
+    for start in range(0, len(features), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        at = np.searchsorted(there, cameras[rows][seen[rows]])
+        np.add.at(sums, at, features[rows][seen[rows]].astype(np.float64))
+        counts += np.bincount(at, minlength=len(there))
     return CameraMeans(there, sums / np.maximum(counts, 1)[:, None], counts)
 
 
@@ -54,7 +58,7 @@ def centre_pair(
     Raises UserError as it does, and where nothing is left of a feature: it is its camera's mean.
     """
     means = centring_means(query, query_cameras, gallery, gallery_cameras, means)
-    return _less(means, query, query_cameras), _less(means, gallery, gallery_cameras)
+    return less_means(means, query, query_cameras), less_means(means, gallery, gallery_cameras)
 
 
 def centring_means(
@@ -74,9 +78,16 @@ def centring_means(
     """
     if means is None:
         others = ~np.isin(query_cameras, gallery_cameras)
-        means = camera_means(
-            np.concatenate([gallery, query[others]]),
-            np.concatenate([gallery_cameras, query_cameras[others]]),
+        of_sets = (
+            camera_means(gallery, gallery_cameras),
+            camera_means(query[others], query_cameras[others]),
+        )
+        cameras = np.concatenate([of.cameras for of in of_sets])
+        order = np.argsort(cameras)
+        means = CameraMeans(
+            cameras[order],
+            np.concatenate([of.means for of in of_sets])[order],
+            np.concatenate([of.counts for of in of_sets])[order],
         )
     pairs = ((query, query_cameras), (gallery, gallery_cameras))
     _check(means, np.unique(np.concatenate([of[f.any(axis=1)] for f, of in pairs])))
@@ -102,6 +113,21 @@ def _check(means: CameraMeans, needed: Int64[np.ndarray, " n"]) -> None:
 @functools.cache  # once a program, however often it evaluates
 def _note(few: str) -> None:
     _LOG.warning("centring: the means of cameras of few tracklets are rough: camera %s", few)
+
+
+def less_means(
+    means: CameraMeans, features: Float[np.ndarray, "n d"], cameras: Int64[np.ndarray, " n"]
+) -> Float[np.ndarray, "n d"]:
+    """Each feature less its camera's mean, of unit length, float32; rows that are zero stay zero.
+
+    `means` has every camera of the others, as `centring_means` checks. Raises UserError where
+    nothing is left of a feature.
+    """
+    found = np.empty(features.shape, np.float32)
+    for start in range(0, len(features), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        found[block] = _less(means, features[block], cameras[block])
+    return found
 
 
 def _less(

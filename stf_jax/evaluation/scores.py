@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from stf_jax.evaluation.bootstrap import FEW_IDENTITIES, Intervals
+from stf_jax.evaluation.open_set import OpenSet, open_set_entry
 from stf_jax.evaluation.protocols import PROTOCOLS
 from stf_jax.evaluation.ranking import Ranking
 from stf_jax.files import atomic_write
@@ -23,6 +24,14 @@ MEANS = {
     "gallery": "gallery (of a camera that it lacks: of the queries)",
     "training": "training set",
 }
+OPEN_SET_KINDS = {"verification": "TPR", "identification": "DIR"}
+OPEN_SET_MEANING = (
+    "TPR: pairs of one person below the distance at which that share of other pairs is. DIR: "
+    "queries whose nearest entry is their person and below the distance at which that share of "
+    "queries raises a false alarm, their person left out of the gallery."
+)
+_OTHERS = {"verification": "other pairs", "identification": "queries without their person"}
+_GENUINE = {"verification": "pairs of one person", "identification": "queries with a match"}
 SCORE_NAMES = (*(f"rank-{k}" for k in RANKS), "mAP", "mINP")
 
 
@@ -31,6 +40,7 @@ def make_scores(
     intervals: Intervals | None = None,
     *,
     options: Mapping[str, Any] | None = None,
+    open_set: OpenSet | None = None,
 ) -> dict[str, Any]:
     """One entry of `scores.json`: plain numbers, strings, lists and dicts; None where undefined.
 
@@ -38,7 +48,7 @@ def make_scores(
     `scores` (name -> [0, 1], of `SCORE_NAMES` those the CMC is long enough for), `intervals`
     (None, or `level`, `resamples`, `seed`, `identities`, a count, and `ends`, name -> [low, high]),
     `cmc` (list, rank-1 first), `options` (those of the ranking that are not the default, then the
-    given ones).
+    given ones), `open_set` (None, or `open_set.open_set_entry`).
     """
     scores = {f"rank-{k}": ranking.cmc[k - 1] for k in RANKS if k <= len(ranking.cmc)}
     scores |= {"mAP": ranking.mean_ap, "mINP": ranking.mean_inp}
@@ -63,6 +73,7 @@ def make_scores(
         },
         "cmc": [_number(value) for value in ranking.cmc],
         "options": used | dict(options or {}),
+        "open_set": None if open_set is None else open_set_entry(open_set),
     }
 
 
@@ -124,8 +135,22 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
             ends = [intervals["ends"].get(name, (None, None)) for name in names]
             blank = [""] * (len(head) - len(names))
             lines.append([*blank, *(f"{_percent(a)}-{_percent(b)}" for a, b in ends)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    words = 2 if labelled else 1  # columns of words are left-aligned, numbers right
+    text = _aligned(lines, words=2 if labelled else 1)
+    if open_lines := _open_set_lines(rows):
+        text += ["", *_aligned(open_lines, words=1)]
+        text += open_set_notes(rows)
+    if meaning := ranges_meaning(rows):
+        text.append(f"Ranges: {meaning}.")
+    if note := centring_note(rows):
+        text.append(note)
+    if warning := chosen_warning(rows):
+        text.append(warning)
+    return "\n".join(text)
+
+
+def _aligned(lines: Sequence[Sequence[str]], words: int) -> list[str]:
+    """A head and its lines as text; the first `words` columns are left-aligned, numbers right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "  ".join(
             cell.ljust(width) if i < words else cell.rjust(width)
@@ -134,13 +159,58 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         for line in lines
     ]
     text.insert(1, "-" * max(len(line) for line in text))
-    if meaning := ranges_meaning(rows):
-        text.append(f"Ranges: {meaning}.")
-    if note := centring_note(rows):
-        text.append(note)
-    if warning := chosen_warning(rows):
-        text.append(warning)
-    return "\n".join(text)
+    return text
+
+
+def open_set_points(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Name ("TPR at 1 %", "DIR at 10 %") -> point of a `make_scores` entry; none without any."""
+    found = entry.get("open_set") or {}
+    return {
+        f"{name} at {100 * point['false_rate']:g} %": point
+        for kind, name in OPEN_SET_KINDS.items()
+        for point in found.get(kind, {}).get("points", [])
+    }
+
+
+def _open_set_lines(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    of_rows = {label: open_set_points(entry) for label, entry in rows.items()}
+    names = list(dict.fromkeys(name for points in of_rows.values() for name in points))
+    if not names:
+        return []
+    lines = [["open set", *names]]
+    for label, points in of_rows.items():
+        if not points:
+            continue
+        found = [points.get(name, {}) for name in names]
+        lines.append([label, *(_percent(point.get("true_rate")) for point in found)])
+        ends = [point.get("ends", (None, None)) for point in found]
+        lines.append(["", *(f"{_percent(a)}-{_percent(b)}" for a, b in ends)])
+        lines.append(["  distance below", *(_distance(p.get("threshold")) for p in found)])
+    return lines
+
+
+def open_set_notes(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Sentences on the open-set scores of a table of `make_scores` entries; none without any."""
+    missing: dict[str, str] = {}
+    known = False
+    for label, entry in rows.items():
+        found = entry.get("open_set") or {}
+        for kind, name in OPEN_SET_KINDS.items():
+            for point in found.get(kind, {}).get("points", []):
+                known = True
+                if point["true_rate"] is not None:
+                    continue
+                what = _OTHERS[kind]
+                column = f"{name} at {100 * point['false_rate']:g} %"
+                count, genuine = found[kind]["others"], found[kind]["genuine"]
+                missing[f"{column} n/a for {label}"] = (
+                    f"{count:,} {what}, {point['needed']:,} are needed"
+                    if count < point["needed"]
+                    else f"{genuine:,} {_GENUINE[kind]}"
+                )
+    if not known:
+        return []
+    return [OPEN_SET_MEANING, *(f"{key}: {reason}." for key, reason in missing.items())]
 
 
 def ranges_meaning(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -189,6 +259,10 @@ def _say(place: Mapping[str, Any]) -> str:
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _distance(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4g}"
 
 
 def _percent(value: float | None) -> str:

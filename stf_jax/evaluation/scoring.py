@@ -1,6 +1,6 @@
 """A table of test tracklets and their features -> distances, rankings and scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,10 +124,12 @@ def rank_table(
     single_gallery_shot: bool = False,
     separate_camera_set: bool = False,
     seed: int = 0,
+    look: Callable[[str, np.ndarray, Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Ranking]:
     """Return the ranking of `features` [N, D] under each of `protocols`, by name.
 
-    The options are those of `protocol_distances` and `rank_gallery`.
+    The options are those of `protocol_distances` and `rank_gallery`. `look` is called with each
+    protocol's name, distances [Q, G] and labels; the distances are gone afterwards.
     """
     rankings = {}
     for protocol in protocols:
@@ -141,9 +143,12 @@ def rank_table(
             reranked=reranked,
             multi_query=multi_query,
         )
+        labels = found.labels(table)
+        if look is not None:
+            look(protocol, found.distances, labels)
         rankings[protocol] = rank_gallery(
             found.distances,
-            **found.labels(table),
+            **labels,
             protocol=protocol,
             max_rank=max_rank,
             single_gallery_shot=single_gallery_shot,

@@ -21,7 +21,8 @@ example, two labelled cameras, odd identities train, camera 2 queries:
       --output data/building
 
 Run again after an interruption, the same command resumes where it stopped. Besides images and
-partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS.
+partitions.pkl it writes tracklets.csv: each tracklet's source id and frames, as in TRACKS, and
+the frame rate.
 """
 
 import argparse
@@ -96,6 +97,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=BOXES,
         help="columns 3 to 6 of TRACKS: left, top, width, height; left, top, right, bottom; or "
         "centre, width, height (default: size, and a file that looks like another is refused)",
+    )
+
+    add(
+        "--frame-rate",
+        type=float,
+        metavar="FPS",
+        help="frames a second of every camera (default: the videos' own; folders have none)",
     )
 
     split = parser.add_argument_group("split (--ids camera or one of the next four is required)")
@@ -206,6 +214,7 @@ def _read_cameras(
     first_frame: int,
     boxes: str | None,
     rules: CutRules,
+    frame_rate: float | None,
 ) -> list[Camera]:
     cameras: dict[int, Camera] = {}
     for number, video_path, tracks_path in sources:
@@ -214,6 +223,8 @@ def _read_cameras(
             raise UserError(f"--camera {text}: camera {number} is given twice")
         tracks = read_tracks(tracks_path, first_frame=first_frame, boxes=boxes)
         video = open_video(video_path)
+        if frame_rate is not None:
+            video = dataclasses.replace(video, rate=frame_rate)
         tracks = _in_folder_numbers(video, tracks)
         if video.pictures and tracks.frames.max() >= len(video.pictures):
             raise too_short(video, tracks, len(video.pictures))
@@ -319,6 +330,7 @@ def cut_videos(
     val_share: float = 0,
     preview: Path | None = None,
     to_embed: bool = False,
+    frame_rate: float | None = None,
 ) -> None:
     """Cuts people out of videos along their tracks, writes the layout and prints a summary.
 
@@ -338,13 +350,16 @@ def cut_videos(
         boxes: as of `track_files.read_tracks`.
         ext: of the images, png or jpg.
         val_share: as of `layout.write_partitions`.
+        frame_rate: frames a second of every camera; by default the videos' own.
         to_embed: say only which boxes gave no picture: the layout is not one to train or score on.
         preview: a contact sheet of some test people (training people where there are no others).
 
     Raises:
         UserError: bad input, or an output folder that belongs to something else.
     """
-    cameras = _read_cameras(sources, first_frame, boxes, rules)
+    if frame_rate is not None and not 0 < frame_rate < 1e6:
+        raise UserError(f"--frame-rate {frame_rate:g}: expected frames a second, above 0")
+    cameras = _read_cameras(sources, first_frame, boxes, rules, frame_rate)
     digits = len(str(max(camera.number for camera in cameras)))
     tracklets = _assign(cameras, train_ids, query_cameras, digits, ext)
     receipt = {
@@ -425,4 +440,5 @@ def run(args: argparse.Namespace) -> None:
         ext=args.ext,
         val_share=args.val_share,
         preview=args.preview,
+        frame_rate=args.frame_rate,
     )

@@ -24,18 +24,18 @@ _HEADER = re.compile(
 )
 
 
-def npy_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+def npy_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Shape, whether in Fortran order, dtype, and where the numbers begin, of an .npy file.
 
     Raises ValueError for another header than NumPy writes for arrays of one plain type.
     """
-    if content[:6] != b"\x93NUMPY" or content[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
+    if content[:6] != b"\x93NUMPY" or bytes(content[6:8]) not in (b"\1\0", b"\2\0", b"\3\0"):
         raise ValueError("no .npy file")
     start = 10 if content[6] == 1 else 12
     end = start + int.from_bytes(content[8:start], "little")
     if end - start > _LONGEST_HEADER or end > len(content):
         raise ValueError("its header is cut off or too long")
-    found = _HEADER.fullmatch(content[start:end].decode("latin-1"))
+    found = _HEADER.fullmatch(str(content[start:end], "latin-1"))
     if found is None:
         raise ValueError("its header is not that of an array of one plain type")
     sizes = [size.strip().removesuffix("L") for size in found[3].split(",")]
@@ -46,8 +46,8 @@ def npy_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         raise ValueError(f"{found[1]} is no type of numbers or text") from None
 
 
-def parse_npy(content: bytes, kinds: str = NUMBERS) -> np.ndarray:
-    """The array of an .npy file; a view of `content`, read-only.
+def parse_npy(content: bytes | memoryview, kinds: str = NUMBERS) -> np.ndarray:
+    """The array of an .npy file; a view of `content`, which may be written if that may.
 
     Raises ValueError for dtypes of other `kinds`, and where the bytes are not those of its shape.
     """
@@ -90,7 +90,7 @@ def read_npz(path: str | os.PathLike[str], kinds: str = NUMBERS) -> dict[str, np
             check_archive(archive, UNPACKED + TIMES * path.stat().st_size)
             for entry in archive.infolist():
                 name = entry.filename
-                found[name.removesuffix(".npy")] = parse_npy(read_entry(archive, entry), kinds)
+                found[name.removesuffix(".npy")] = parse_npy(_read_entry(archive, entry), kinds)
     except Exception as error:  # of zip and its compressions: they have no common base
         raise ValueError(f"{name!r:.100}: {error or type(error).__name__}") from error
     return found
@@ -111,8 +111,17 @@ def check_archive(archive: zipfile.ZipFile, most: int) -> None:
 
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     """A file of an archive; never more than the archive says its size is."""
+    return bytes(_read_entry(archive, entry))
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> memoryview:
+    """As `read_entry`, without a second copy of what may be gigabytes."""
+    content = memoryview(np.empty(entry.file_size, np.uint8))
+    filled = 0
     with archive.open(entry) as stream:
-        content = stream.read(entry.file_size)
-    if len(content) != entry.file_size:
+        while found := stream.read(min(MIB, entry.file_size - filled)):
+            content[filled : filled + len(found)] = found
+            filled += len(found)
+    if filled != entry.file_size:
         raise ValueError(f"{entry.filename!r:.100} is cut off")
     return content

@@ -100,3 +100,41 @@ def test_what_cannot_be_fitted() -> None:
     swapped[1::2] = -10 * swapped[::2]
     with pytest.raises(UserError, match="no nearer"):
         fit_calibration(make_set(0.5, features=swapped))
+
+
+@pytest.mark.parametrize("same_camera", [False, True])
+def test_the_threshold_for_false_alarms(same_camera: bool) -> None:
+    """Every query with its person left out, as a loop; of other cameras, or of all."""
+    cameras = np.tile([1, 2], 40)
+    cameras[::6] = 2  # some queries share their camera with the gallery
+    features = make_set(0.7, cameras=cameras)
+    found = fit_calibration(features, false_alarms=0.1, same_camera=same_camera).alarms
+    assert found is not None
+    nearest, at_rank_1, sizes = [], [], []
+    for q in range(0, 80, 2):
+        entries = []
+        for g in range(1, 80, 2):
+            own = cameras[q] == cameras[g]
+            person = q // 2 == g // 2
+            if not (own and (person or not same_camera)):
+                distance = np.linalg.norm(features.features[q] - features.features[g])
+                entries.append((float(distance), person))
+        others = [distance for distance, person in entries if not person]
+        sizes.append(sum(same_camera or cameras[g] != cameras[q] for g in range(1, 80, 2)))
+        if others:
+            nearest.append(min(others))
+        if any(person for _, person in entries):
+            at_rank_1.append(min(entries)[0] if min(entries)[1] else np.inf)
+    wanted = sorted(nearest)[int(0.1 * len(nearest) + 1e-9)]
+    assert found.distance == pytest.approx(wanted, rel=1e-5)
+    assert found.identified == pytest.approx(np.mean(np.array(at_rank_1) < wanted - 1e-6))
+    assert (found.impostors, found.same_camera) == (len(nearest), same_camera)
+    assert found.list_size == np.median(sizes)
+    assert found.ends[0] <= found.identified <= found.ends[1]
+
+
+def test_false_alarms_of_too_few_queries() -> None:
+    with pytest.raises(UserError, match=r"40 queries .*; expected 100 or more for false alarms"):
+        fit_calibration(make_set(0.7), false_alarms=0.01)
+    with pytest.raises(UserError, match="false alarms: 1; expected a share above 0"):
+        fit_calibration(make_set(0.7), false_alarms=1.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int8, Int64
+from jaxtyping import Float32, Float64, Int8, Int64
 
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError, raise_system_fault
@@ -28,6 +28,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     **dict.fromkeys(("features", *_WEIGHTS), np.float32),
     **dict.fromkeys(("person_ids", "cameras", "tracks", "num_frames", "offsets"), np.int64),
     "sources": np.int64,
+    "rates": np.float64,
     "marks": np.int8,
 }
 # What a file holds: kinds of dtype, dimensions (one letter each: n tracklets, m = n + 1, f frames,
@@ -42,6 +43,7 @@ _HELD: dict[str, tuple[str, str, float, float]] = {
     "names": ("S", "f", 0, 0),
     **dict.fromkeys(_WEIGHTS, ("f", "f", 0, _MOST)),
     "sources": ("iu", "n3", -1, 2**63 - 1),
+    "rates": ("f", "n", 0, _MOST),
     **dict.fromkeys(("image_dir", "weights_digest"), ("U", "", 0, 0)),
     "step": ("iu", "", 0, 2**63 - 1),
     "metric": ("U", "", 0, 0),
@@ -92,6 +94,8 @@ class FeatureSet:
     origin: FeatureOrigin
     # The tracker's id, first and last frame of each, as in its file; -1, or None, where not known.
     sources: Int64[np.ndarray, "n 3"] | None = None
+    # Frames a second of the video of each; NaN, or None, where not known.
+    rates: Float64[np.ndarray, " n"] | None = None
 
     def __repr__(self) -> str:
         """One line: sizes and where the images are."""
@@ -114,7 +118,8 @@ class FeatureSet:
         chosen = {name: getattr(self, name)[rows] for name in _OF_TRACKLETS}
         chosen |= {name: getattr(self, name)[frames] for name in _OF_FRAMES}
         sources = None if self.sources is None else self.sources[rows]
-        return dataclasses.replace(self, **chosen, offsets=offsets, sources=sources)
+        rates = None if self.rates is None else self.rates[rows]
+        return dataclasses.replace(self, **chosen, offsets=offsets, sources=sources, rates=rates)
 
 
 def feature_set(
@@ -124,6 +129,7 @@ def feature_set(
     origin: FeatureOrigin,
     titles: np.ndarray | None = None,
     sources: np.ndarray | None = None,
+    rates: np.ndarray | None = None,
 ) -> FeatureSet:
     """The tracklets of `table` with the features found; `titles` [N] is text, by default none."""
     return FeatureSet(
@@ -138,6 +144,7 @@ def feature_set(
         image_dir=os.path.abspath(table.image_dir),
         origin=origin,
         sources=sources,
+        rates=rates,
     )
 
 
@@ -147,6 +154,8 @@ def write_features(path: Path, features: FeatureSet) -> None:
     del values["origin"]
     if features.sources is None:
         values["sources"] = np.full((features.num_tracklets, 3), -1)
+    if features.rates is None:
+        values["rates"] = np.full(features.num_tracklets, np.nan)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, allow_pickle=False, **{name: np.asarray(v) for name, v in values.items()}
@@ -169,16 +178,17 @@ def read_features(path: Path) -> FeatureSet:
         raise_system_fault(error, path)
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a complete .npz file ({reason}); {hint}") from error
-    missing = [name for name in _HELD if name not in values and name != "sources"]
+    missing = [name for name in _HELD if name not in values and name not in ("sources", "rates")]
     if missing:
         raise UserError(f"{path}: lacks {', '.join(missing)}; {hint}")
-    # Files of earlier revisions lack it.
+    # Files of earlier revisions lack them.
     values.setdefault("sources", np.full((len(np.atleast_1d(values["person_ids"])), 3), -1))
+    values.setdefault("rates", np.full(len(np.atleast_1d(values["person_ids"])), np.nan))
     sizes: dict[str, int] = {}
     wrong = [
         f"{name}: {reason}"
         for name, held in _HELD.items()
-        if (reason := _misfit(values[name], *held, sizes))
+        if (reason := _misfit(name, values[name], *held, sizes))
     ]
     if not wrong:
         wrong = _misfits(values, sizes)
@@ -192,16 +202,24 @@ def read_features(path: Path) -> FeatureSet:
     origin = FeatureOrigin(**{name: values.pop(name).item() for name in of_origin})
     fields = [field.name for field in dataclasses.fields(FeatureSet)]
     found: dict[str, Any] = {
-        name: np.array(values[name], _DTYPES.get(name)) for name in fields if name in values
+        name: np.asarray(values[name], _DTYPES.get(name)) for name in fields if name in values
     }
     if (found["sources"][:, 0] < 0).all():
         del found["sources"]
+    if np.isnan(found["rates"]).all():
+        del found["rates"]
     found["image_dir"] = str(values["image_dir"])
     return FeatureSet(**found, origin=origin)
 
 
 def _misfit(
-    array: np.ndarray, kinds: str, dims: str, low: float, high: float, sizes: dict[str, int]
+    name: str,
+    array: np.ndarray,
+    kinds: str,
+    dims: str,
+    low: float,
+    high: float,
+    sizes: dict[str, int],
 ) -> str:
     """Why an array is not what the file should hold; "" where it is. Notes `sizes` by letter."""
     if array.dtype.kind not in kinds or array.ndim != len(dims):
@@ -217,9 +235,12 @@ def _misfit(
         if not native or (array.reshape(-1, 1).view(np.uint32) > 0x10FFFF).any():
             return "no text"
     if array.dtype.kind not in "US":
-        inside = (array >= low) & (array <= high)
-        # The weights of frames left out, and of an attention that is off.
-        if not (inside | np.isnan(array) if dims == "f" else inside).all():
+        # The weights of frames left out, and of an attention that is off, are NaN; of others it
+        # comes out as least and greatest, and is outside.
+        nan = dims == "f" or name == "rates"
+        least, most = (np.fmin, np.fmax) if nan else (np.minimum, np.maximum)
+        ends = [each.reduce(array, axis=None) for each in (least, most)] if array.size else []
+        if not all((low <= end <= high) or (nan and end != end) for end in ends):
             return f"has values that are not {low:g} to {high:g}"
     return ""
 

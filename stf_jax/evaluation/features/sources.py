@@ -2,10 +2,12 @@
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError
@@ -21,16 +23,45 @@ def read_sources(table: TrackletTable) -> Int64[np.ndarray, "n 3"] | None:
     None where the layout has no tracklets.csv; -1 for a tracklet that is not in it. Raises
     UserError for a file that `prepare mot` did not write.
     """
+    columns = ("source_id", "first_frame", "last_frame")
+
+    def numbers(row: dict[str, str]) -> list[int]:
+        found = [int(row[name]) for name in columns]
+        if not all(-(2**63) <= number < 2**63 for number in found):
+            raise ValueError(f"{found}: too large")
+        return found
+
+    found = _columns(table, numbers)
+    if found is None:
+        return None
+    return np.array([row or [-1, -1, -1] for row in found], np.int64).reshape(-1, 3)
+
+
+def read_rates(table: TrackletTable) -> Float64[np.ndarray, " n"] | None:
+    """Frames a second of the video of each tracklet; NaN where its layout does not have it.
+
+    None where no tracklet has one: of layouts that `prepare mot` did not write, or wrote before.
+    Raises UserError as `read_sources`.
+    """
+    found = _columns(table, lambda row: [float(row.get("frames_per_second") or "nan")])
+    if found is None or not any(found):
+        return None
+    rates = np.array([row[0] if row else np.nan for row in found], np.float64)
+    return None if np.isnan(rates).all() else rates
+
+
+def _columns(
+    table: TrackletTable, values: Callable[[dict[str, str]], list[Any]]
+) -> list[list[Any] | None] | None:
+    """`values` of each tracklet's row of the layout's tracklets.csv; None without that file."""
     path = table.image_dir.parent / TRACKLETS_FILE
     if not path.is_file():
         return None
-    columns = ("source_id", "first_frame", "last_frame")
     try:
         lines = csv.DictReader(io.StringIO(read_text(path), newline=""))
-        rows = {row["name_prefix"]: [int(row[name]) for name in columns] for row in lines}
+        rows = {row["name_prefix"]: values(row) for row in lines}
         firsts = table.names[table.offsets[:-1]].tolist()
-        found = [rows.get(name.decode().rpartition("_")[0], [-1, -1, -1]) for name in firsts]
-        return np.array(found, np.int64).reshape(-1, 3)
+        return [rows.get(name.decode().rpartition("_")[0]) for name in firsts]
     except (OSError, KeyError, OverflowError, TypeError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); expected what prepare mot wrote: prepare the "
@@ -47,6 +78,10 @@ def join_pieces(features: FeatureSet) -> FeatureSet:
     """
     if features.sources is None:
         return features
+    known = features.sources[:, 0] >= 0
+    tracks = np.stack([features.cameras, features.sources[:, 0]], axis=1)[known]
+    if len(np.unique(tracks, axis=0)) == len(tracks):
+        return features  # which may be large: no copy
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, (camera, source) in enumerate(
         zip(features.cameras.tolist(), features.sources[:, 0].tolist(), strict=True)
@@ -55,7 +90,7 @@ def join_pieces(features: FeatureSet) -> FeatureSet:
     pieces = [np.array(rows) for rows in groups.values()]
     longest = np.array([rows[features.num_frames[rows].argmax()] for rows in pieces], np.int64)
     joined = features.select(longest)
-    values, titles = joined.features.copy(), joined.titles.tolist()
+    values, titles = joined.features, joined.titles.tolist()
     sources, num_frames = features.sources[longest], joined.num_frames.copy()
     for at, rows in enumerate(pieces):
         if len(rows) == 1:

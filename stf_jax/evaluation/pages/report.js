@@ -5,7 +5,7 @@
   const BAR_HEIGHT = 34;
   const [frameWidth, frameHeight] = data.frame;
   const byId = (id) => document.getElementById(id);
-  const controls = ["search", "camera", "gallery-camera", "outcome", "order", "size"].filter(byId);
+  const controls = ["search", "camera", "gallery-camera", "outcome", "answer", "order", "size"].filter(byId);
   let page = 0, printing = false;
 
   const element = (name, attributes = {}, ...children) => {
@@ -119,8 +119,9 @@
         element("span", { class: "badge" }, "query"), element("span", {}, `${tracklet.length} frames`))));
     const entries = element("ol", { class: "entries", "aria-label": "Best entries, nearest first" },
       ...query.entries.map((_, i) => card(query, i)));
+    const answer = query.nobody ? element("p", { class: "nobody" }, "Nobody in the gallery") : entries;
     return element("article", { "aria-labelledby": title.id }, head,
-      element("div", { class: "body" }, element("div", { class: "query" }, figure), entries));
+      element("div", { class: "body" }, element("div", { class: "query" }, figure), answer));
   }
 
   const value = (id) => (byId(id) ? byId(id).value : "");
@@ -149,7 +150,8 @@
   function chosen() {
     const wanted = value("search").trim().toLowerCase();
     const isNumber = /^-?[0-9]+$/.test(wanted);
-    const camera = value("camera"), galleryCamera = value("gallery-camera"), outcome = value("outcome");
+    const camera = value("camera"), galleryCamera = value("gallery-camera");
+    const outcome = value("outcome"), answer = value("answer");
     return data.queries.map((_, n) => n).filter((n) => {
       const query = data.queries[n], tracklet = data.tracklets.q[n];
       if (camera !== "" && String(tracklet.camera) !== camera) return false;
@@ -158,6 +160,7 @@
         if (!best || String(best.camera) !== galleryCamera) return false;
       }
       if (outcome && !outcomes[outcome](query)) return false;
+      if (answer && (answer === "nobody") !== query.nobody) return false;
       if (!wanted) return true;
       // A number is a person's id where there are such ids; else any part of the name will do.
       if (isNumber && tracklet.person >= 0) return tracklet.person === Number(wanted);

@@ -26,10 +26,20 @@ from stf_jax.evaluation.pages.film_strips import (
     strip_frames,
     write_strips,
 )
-from stf_jax.evaluation.pages.report_plots import cmc_svg, histogram_svg, training_svgs
+from stf_jax.evaluation.pages.report_plots import (
+    cmc_svg,
+    histogram_svg,
+    open_set_svg,
+    training_svgs,
+)
 from stf_jax.evaluation.ranked_lists import CameraPair, DistanceHistogram, RankedLists
 from stf_jax.evaluation.ranking import Ranking
-from stf_jax.evaluation.scores import SCORE_NAMES, ranges_meaning
+from stf_jax.evaluation.scores import (
+    SCORE_NAMES,
+    open_set_notes,
+    open_set_points,
+    ranges_meaning,
+)
 from stf_jax.files import atomic_write
 
 PAGE_FILE = "index.html"
@@ -39,6 +49,21 @@ FRAMES = 5  # of a film strip, at most
 MAX_STRIPS = 2_000  # about 4 ms each
 
 _STRIP_NAME = re.compile(r"[qg][0-9]{6,}\.jpg(\.[0-9a-f]{8}\.part)?")
+# Kind -> name of the picture, caption, axes.
+_OPEN_SET_PLOTS = {
+    "verification": (
+        "verification",
+        "Pairs: those of one person accepted, over other pairs accepted, by threshold.",
+        "other pairs accepted (%)",
+        "pairs of one person (%)",
+    ),
+    "identification": (
+        "identification",
+        "Identification at rank 1 over false alarms of queries without their person, by threshold.",
+        "false alarms (%)",
+        "queries identified (%)",
+    ),
+}
 _KINDS = ("intra", "inter", "both")
 
 
@@ -77,6 +102,7 @@ class ReportContent:
     pooled: Int[np.ndarray, " q"] | None = None  # tracklets that make up a query
     probabilities: Float[np.ndarray, "q k"] | None = None  # that an entry is the query's person
     list_notes: Sequence[str] = field(default=())  # lines above the ranked lists
+    nobody: Bool[np.ndarray, " q"] | None = None  # no entry is near enough
 
 
 def outcomes(
@@ -183,6 +209,7 @@ def _render(content: ReportContent, tracklets: Mapping[str, Any]) -> str:
         kinds=kinds,
         labelled=scoring is not None,
         probable=content.probabilities is not None,
+        open_lists=content.nobody is not None,
         num_queries=content.query.num_tracklets,
         gallery_size=content.gallery.num_tracklets,
         top=content.lists.entries.shape[1],
@@ -196,7 +223,8 @@ def _render(content: ReportContent, tracklets: Mapping[str, Any]) -> str:
 def _score_parts(scoring: Scoring | None) -> dict[str, Any]:
     """Tables and plots that need labels, by the template's names."""
     if scoring is None:
-        return {"scores": None, "cmc": None, "histogram": None, "pairs": None, "protocol": ""}
+        names = ("scores", "cmc", "open_set", "histogram", "pairs")
+        return {**dict.fromkeys(names), "open_curves": {}, "protocol": ""}
     rows = scoring.rows
     names = [n for n in SCORE_NAMES if any(n in row["scores"] for row in rows.values())]
     cells = {(pair.query_camera, pair.gallery_camera): pair for pair in scoring.camera_pairs}
@@ -209,6 +237,7 @@ def _score_parts(scoring: Scoring | None) -> dict[str, Any]:
             "cmc_ranks": [1, 2, 3, 5, 10, 20],
         },
         "cmc": cmc_svg({label: row["cmc"] for label, row in rows.items()}),
+        **_open_set_parts(rows),
         "histogram": histogram_svg(scoring.histogram),
         "pairs": {
             "galleries": galleries,
@@ -216,6 +245,22 @@ def _score_parts(scoring: Scoring | None) -> dict[str, Any]:
         },
         "protocol": scoring.protocol,
     }
+
+
+def _open_set_parts(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The table of open-set scores, and its curves, caption -> SVG."""
+    of_rows = {label: open_set_points(row) for label, row in rows.items()}
+    names = list(dict.fromkeys(name for points in of_rows.values() for name in points))
+    if not names:
+        return {"open_set": None, "open_curves": {}}
+    figures = {}
+    for kind, (name, caption, *axes_names) in _OPEN_SET_PLOTS.items():
+        curves = {label: row["open_set"][kind]["curve"] for label, row in rows.items()}
+        svg = open_set_svg(curves, name, (axes_names[0], axes_names[1]))
+        if svg is not None:
+            figures[caption] = svg
+    table = {"names": names, "rows": of_rows, "notes": open_set_notes(rows)}
+    return {"open_set": table, "open_curves": figures}
 
 
 def _tracklet(
@@ -257,6 +302,8 @@ def _query(content: ReportContent, row: int) -> dict[str, Any]:
     }
     if content.pooled is not None and content.pooled[row] > 1:
         query["pooled"] = int(content.pooled[row])
+    if content.nobody is not None:
+        query["nobody"] = bool(content.nobody[row])
     if probabilities is not None:
         query["probable"] = [round(float(p), 4) for p in probabilities[row, places]]
     if scoring is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from stf_jax.evaluation.ranked_lists import DistanceHistogram
 
@@ -88,6 +88,29 @@ def cmc_svg(curves: Mapping[str, Sequence[float | None]]) -> str | None:
     axes.set_ylim(top=101)
     axes.legend(loc="lower right")
     return _svg(figure, "cmc")
+
+
+def open_set_svg(
+    curves: Mapping[str, Sequence[Sequence[float]]], name: str, axes_names: tuple[str, str]
+) -> str | None:
+    """Curves, label -> [false rate, true rate] pairs in [0, 1]; None where there is none.
+
+    False rates are logarithmic, so that points at a false rate of 0 are left out.
+    """
+    figure, axes = _figure()
+    for number, (label, curve) in enumerate(curves.items()):
+        points = [(100 * false, 100 * true) for false, true in curve if false > 0]
+        _curve(axes, number, label, points)
+    if not axes.lines:
+        return None
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(axes_names[0])
+    axes.set_ylabel(axes_names[1])
+    axes.set_ylim(-2, 101)
+    axes.legend(loc="best")
+    return _svg(figure, name)
 
 
 def training_svgs(metrics: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -41,7 +41,7 @@ def tracklet_table(cameras: Sequence[Camera], tracklets: Tracklets) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = "name_prefix,person_id,camera,track,source_id,first_frame,last_frame,boxes,images,role"
-    writer.writerow(head.split(","))
+    writer.writerow([*head.split(","), "frames_per_second"])
     row = 0
     for camera in cameras:
         cut, first = camera.cut, camera.tracks.first_frame
@@ -59,6 +59,7 @@ def tracklet_table(cameras: Sequence[Camera], tracklets: Tracklets) -> str:
                     cut.num_boxes[k],
                     len(names),
                     ROLES[tracklets.roles[row]],
+                    "" if camera.video.rate is None else f"{camera.video.rate:.6g}",
                 ]
             )
             row += 1

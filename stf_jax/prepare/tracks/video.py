@@ -30,6 +30,7 @@ class Video:
     height: int
     pictures: tuple[Path, ...] = ()
     first_number: int = 0  # the number in the name of a folder's first file
+    rate: float | None = None  # frames a second, on average; None: not known, as of a folder
 
 
 def _numbered_pictures(folder: Path) -> tuple[tuple[Path, ...], int]:
@@ -119,7 +120,13 @@ def open_video(path: str | os.PathLike[str]) -> Video:
         raise UserError(f"{path}: no frame could be decoded")
     height, width = _upright(first).shape[:2]
     frames.close()
-    return Video(path, width, height)
+    return Video(path, width, height, rate=_rate(path))
+
+
+def _rate(path: Path) -> float | None:
+    with av.open(os.fspath(path), options={"protocol_whitelist": "file"}) as container:
+        rate = container.streams.video[0].average_rate
+    return float(rate) if rate else None
 
 
 def read_frames(

@@ -10,10 +10,15 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from origins import make_origin
-from page_reader import page_data
+from page_reader import page_data, page_tables
 from PIL import Image
 
-from stf_jax.evaluation import bootstrap_intervals, pairwise_distances, rank_gallery
+from stf_jax.evaluation import (
+    bootstrap_intervals,
+    open_set_scores,
+    pairwise_distances,
+    rank_gallery,
+)
 from stf_jax.evaluation.features.feature_files import FeatureSet
 from stf_jax.evaluation.pages import report
 from stf_jax.evaluation.pages.report import ReportContent, Scoring, outcomes, write_report
@@ -89,8 +94,9 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> ReportContent:
     }
     ranking = rank_gallery(distances, **labels)
     lists = nearest(distances, 5, **labels)
+    found = open_set_scores(distances, **labels)
     scoring = Scoring(
-        rows={"step": make_scores(ranking, bootstrap_intervals(ranking))},
+        rows={"step": make_scores(ranking, bootstrap_intervals(ranking), open_set=found)},
         histogram=distance_histogram(distances, **labels),
         camera_pairs=camera_pairs(distances, **labels, protocol="step"),
         protocol="step",
@@ -118,6 +124,23 @@ def test_page_is_light_and_asks_for_nothing_from_elsewhere(page: Path) -> None:
     assert max(path.stat().st_size for path in strips) < 10_000
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
+
+
+def test_open_set_of_the_page(content: ReportContent, page: Path) -> None:
+    assert content.scoring is not None
+    found = content.scoring.rows["step"]["open_set"]
+    points = [*found["verification"]["points"], *found["identification"]["points"]]
+    assert [point["true_rate"] is None for point in points] == [False, False, False, True]
+    (cells,) = page_tables(page)["Open set"][1:]
+    wanted = [
+        f"{100 * p['true_rate']:.1f} {100 * p['ends'][0]:.1f}\N{EN DASH}{100 * p['ends'][1]:.1f} "
+        f"below {p['threshold']:.4g}"
+        for p in points[:3]
+    ]
+    assert cells == ["step", *wanted, "n/a"]
+    text = " ".join(page.read_text().split())
+    assert "DIR at 1 % n/a for step: 44 queries without their person, 100 are needed." in text
+    assert "<figcaption>Identification at rank 1 over false alarms" in text
 
 
 def test_same_content_same_page_and_old_strips_go(content: ReportContent, tmp_path: Path) -> None:
