@@ -26,6 +26,7 @@ PARTS = {
     "kernels": "share of a step in kernels, in short ones, and the kinds that take most time",
     "layers": "each convolution of the backbone, by XLA and by PyTorch (needs torch)",
     "extraction": "evaluation features on MARS's test lengths",
+    "export": "exported models (StableHLO, ONNX Runtime) against JAX's program, on the CPU",
     "memory": "host and device memory, remat's price, long tracklets",
     "largest": "the largest training batch that fits this device, ours and the peer's",
     "bfloat16": "step time against float32",
