@@ -32,6 +32,7 @@ PARTS = {
     "bfloat16": "step time against float32",
     "cache": "seconds to the first step of a fresh process, without and with compiled programs",
     "ranking": "ranking and re-ranking at MARS's size",
+    "gallery": "adding to a LanceDB gallery, exact search, and its index with recall",
     "drawn-run": "drawn people from decoded frames to scores: fusion, late fusion, mean pooling",
     "drawn-long": "the same, trained ten times as long (for accelerators)",
     "devices": "equal losses on 1, 2, 4 and 8 virtual CPU devices (correctness, not speed)",

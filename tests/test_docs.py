@@ -38,6 +38,7 @@ PAGES = [
         "docs/data.md",
         "docs/training.md",
         "docs/own-video.md",
+        "docs/galleries.md",
         "docs/export.md",
         "docs/several-hosts.md",
         "docs/safety.md",
@@ -60,7 +61,7 @@ SMALL = {
     "stf_jax.main --mode": "--config.compilation_cache=off",
 }
 # What needs a package that only an extra brings, by a word in it.
-EXTRAS = {"onnx": "onnxruntime"}
+EXTRAS = {"onnx": "onnxruntime", "stf_jax.gallery": "lancedb"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -94,7 +95,7 @@ def module_of(words: list[str]) -> list[str]:
         return [called[1] or called[2]] if called else []
     if words[1] != "-m":
         return [Path(words[1]).stem]
-    has_parts = words[2] in ("stf_jax.prepare", "stf_jax.weights")
+    has_parts = words[2] in ("stf_jax.prepare", "stf_jax.weights", "stf_jax.gallery")
     part = words[3:4] if has_parts and not words[3:4][0].startswith("-") else []
     return [words[2], *(name for name in part if "|" not in name)]
 

@@ -21,7 +21,7 @@ COLUMNS = 100
 _INDENTED: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch", "tensorflow"),
-    *("onnx", "onnxruntime"),
+    *("onnx", "onnxruntime", "lancedb"),
 )
 
 

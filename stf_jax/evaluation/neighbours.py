@@ -148,7 +148,7 @@ def _merge(
         part = slice(start, min(start + _MERGE_ROWS, len(tile)))
         where = slice(rows.start + start, rows.start + part.stop)
         np.maximum(found.farthest[where], tile[part].max(axis=1), out=found.farthest[where])
-        found.squares[where], found.indices[where] = _nearest(
+        found.squares[where], found.indices[where] = merge_nearest(
             found.squares[where], found.indices[where], tile[part], first_column
         )
 
@@ -156,15 +156,25 @@ def _merge(
         pass
 
 
-def _nearest(
+def uses_accelerator() -> bool:
+    """Whether JAX's default device is another one than the CPU; imports JAX."""
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
+def merge_nearest(
     squares: Float32[np.ndarray, "n k"],
     indices: Int[np.ndarray, "n k"],
     tile: Float32[np.ndarray, "n m"],
     first_column: int,
 ) -> tuple[Float32[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
-    """The k smallest of lists and tile, in order. `first_column` columns went before."""
+    """The k smallest of lists and tile, in order. `first_column` columns went before.
+
+    Infinite ones are as good as none: their indices mean nothing.
+    """
     count, width = squares.shape[1], tile.shape[1]
-    if first_column >= count:
+    if first_column >= count and np.isfinite(squares[:, -1]).all():
         # On a tie with the list's last, the earlier column stays.
         passing = tile < squares[:, -1:]
     elif width > count:

@@ -18,6 +18,7 @@ from stf_jax.evaluation.neighbours import (
     neighbours_of_distances,
     neighbours_of_features,
     squares_of_pairs,
+    uses_accelerator,
     working_bytes,
 )
 
@@ -120,7 +121,7 @@ def rerank_features(
     query = query.astype(np.float32, copy=False)
     gallery = gallery.astype(np.float32, copy=False)
     find = neighbours_of_features
-    if _has_accelerator() if accelerator is None else accelerator:
+    if uses_accelerator() if accelerator is None else accelerator:
         from stf_jax.evaluation.neighbours_jax import neighbours_on_device as find
     found = find(query, gallery, _list_length(k1, k2))
     return _rerank(found, partial(squares_of_pairs, query, gallery), k1, k2, lambda_value)
@@ -243,12 +244,6 @@ def _shared_weight(
 
 def _list_length(k1: int, k2: int) -> int:
     return max(_LONGER * (k1 + 1), k2)
-
-
-def _has_accelerator() -> bool:
-    import jax
-
-    return jax.default_backend() != "cpu"
 
 
 def _checked_parameters(k1, k2, lambda_value) -> tuple[int, int, float]:
