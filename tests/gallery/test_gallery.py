@@ -132,7 +132,8 @@ def test_search_is_that_of_all_distances(
     for features in (first, second):
         rows.add_features(gallery, features, "a file")
     query = first.select(np.array([3, 4, 11]))
-    found = search_gallery(gallery, query, top=5, same_camera=same_camera)
+    options = {"same_camera": True} if same_camera else {}
+    found = search_gallery(gallery, query, top=5, **options)
     every = np.concatenate([first.features, second.features])
     cameras = np.concatenate([first.cameras, second.cameras])
     keep = np.ones((3, 65), bool) if same_camera else query.cameras[:, None] != cameras
@@ -274,6 +275,7 @@ def test_what_is_removed_is_what_all_options_name(lancedb, tmp_path: Path, capsy
     assert left() == {*range(4, 12)}
     for argv, said in (
         (["--person", "99"], "nothing was removed"),
+        (["--person", "7", "--source", "door.npz"], "nothing was removed"),
         (["--id", "zz"], "expected ids"),
         ([], "nothing to remove"),
     ):
