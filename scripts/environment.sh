@@ -8,8 +8,8 @@
 environment_size() { # of an environment with these extras, roughly
   case ,$1, in
     *,convert,*) echo "about 8 GB, ten minutes; PyTorch alone is 5.3 GB where pip's build has CUDA" ;;
-    *,cuda,*) echo "about 6.6 GB, five minutes" ;;
-    *) echo "about 2.7 GB, a minute or more" ;;
+    *,cuda,*) echo "about 6.9 GB, five minutes" ;;
+    *) echo "about 3.0 GB, a minute or more" ;;
   esac
 }
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,20 @@ class UserError(Exception):
     The message is one line per finding. Command line entry points print it to standard error
     and exit with status 2 (`prints_user_errors`); only other exceptions show a traceback.
     """
+
+
+def import_extra(name: str, extra: str) -> Any:
+    """Return the module `name`, of a package that only `extra` of pyproject.toml installs.
+
+    Raises UserError, one line, where it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name}: the package is not installed; expected the extra {extra}: "
+            f"pip install 'stf-jax[{extra}]'"
+        ) from error
 
 
 def system_fault(error: BaseException) -> OSError | None:

@@ -40,13 +40,26 @@ def unchecked_types():
 
 
 # Fixtures that bring what is not installed with the tests, and the marker of tests that use them.
-NEEDS = ("torch", "browser")
+NEEDS = ("torch", "browser", "onnx", "lancedb")
 
 
 @pytest.fixture
 def torch():
     """PyTorch, where it is installed."""
     return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def onnx():
+    """ONNX and ONNX Runtime (extra export), where they are installed."""
+    pytest.importorskip("onnxruntime")
+    return pytest.importorskip("onnx")
+
+
+@pytest.fixture
+def lancedb():
+    """LanceDB (extra gallery), where it is installed."""
+    return pytest.importorskip("lancedb")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

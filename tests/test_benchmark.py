@@ -307,7 +307,7 @@ def run_parts(parts, options):
 
 
 def test_parts_run_where_neither_tensorflow_nor_ml_collections_is(without_input, capsys):
-    parts = ["extraction", "ranking", "input", "end-to-end"]
+    parts = ["extraction", "export", "ranking", "input", "end-to-end"]
     found, by_name = run_parts(parts, without_input)
     assert found["device"]["platform"] == "cpu"
     assert found["device"]["versions"]["jax"] == jax.__version__

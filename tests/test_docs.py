@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
 from functools import partial
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ PAGES = [
         "docs/data.md",
         "docs/training.md",
         "docs/own-video.md",
+        "docs/galleries.md",
+        "docs/export.md",
         "docs/several-hosts.md",
         "docs/safety.md",
         "docs/measured.md",
@@ -57,6 +60,8 @@ SMALL = {
     ),
     "stf_jax.main --mode": "--config.compilation_cache=off",
 }
+# What needs a package that only an extra brings, by a word in it.
+EXTRAS = {"onnx": "onnxruntime", "stf_jax.gallery": "lancedb"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -90,7 +95,7 @@ def module_of(words: list[str]) -> list[str]:
         return [called[1] or called[2]] if called else []
     if words[1] != "-m":
         return [Path(words[1]).stem]
-    has_parts = words[2] in ("stf_jax.prepare", "stf_jax.weights")
+    has_parts = words[2] in ("stf_jax.prepare", "stf_jax.weights", "stf_jax.gallery")
     part = words[3:4] if has_parts and not words[3:4][0].startswith("-") else []
     return [words[2], *(name for name in part if "|" not in name)]
 
@@ -135,6 +140,11 @@ def check_overrides(overrides: list[str]) -> None:
     read_config(*parse([*base, *overrides]))
 
 
+def lacks_an_extra(text: str) -> bool:
+    """Whether a command or block of code needs a package of an extra that is not here."""
+    return any(word in text and find_spec(package) is None for word, package in EXTRAS.items())
+
+
 def why_not_run(command: str) -> str | None:
     """Why a command cannot run on tiny tracklets in this process; None where it can."""
     if not command.startswith("python -m stf_jax."):
@@ -143,6 +153,8 @@ def why_not_run(command: str) -> str | None:
         return "an absolute path: data or weights that are not here"
     if re.search(r"\b[A-Z]{2,}\b", command):
         return "a placeholder"
+    if lacks_an_extra(command):
+        return "a package of an extra is not installed"
     if re.search(r"--coordinator|--distributed", command):
         return "several hosts"
     return None
@@ -291,7 +303,7 @@ def steps() -> Iterator[tuple[str, str]]:
     """Commands and Python blocks of all pages, in the order in which they are read."""
     for page in PAGES:
         for language, text in blocks(page):
-            if language == "python":
+            if language == "python" and not lacks_an_extra(text):
                 yield language, text
             elif language == "bash":
                 page_commands = text.replace("\\\n", " ").split("\n")
@@ -324,7 +336,8 @@ def test_commands_run_in_the_order_of_the_pages(folder: Path) -> None:
         ran.append(text)
     for what in (
         "prepare synthetic", "prepare mot", "prepare verify", "main --config", "--mode evaluate",
-        "--mode embed", "--mode match", "--mode identify", "list_picture", "video_reid_builder",
+        "--mode embed", "--mode match", "--mode identify", "stf_jax.export", "list_picture",
+        "video_reid_builder",
     ):  # fmt: skip
         assert any(what in text for text in ran), what
     for written in (

@@ -10,16 +10,15 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_run import draw_variables, tiny_config, write_run
 
 import stf_jax
 from stf_jax import embed
-from stf_jax.config import Config, changed, load_config, to_json
 from stf_jax.data.layout.partitions import load_layout
 from stf_jax.embed import frame_folders
 from stf_jax.errors import UserError
@@ -29,16 +28,11 @@ from stf_jax.evaluation.features import parts
 from stf_jax.evaluation.features.feature_files import FeatureSet, read_features, write_features
 from stf_jax.evaluation.scoring import rank_table
 from stf_jax.main import main
-from stf_jax.models import TemporalFusionNet, build_model
-from stf_jax.models.variables import init_variables
+from stf_jax.models import build_model
 from stf_jax.models.weights.files import write_tensors
 from stf_jax.prepare.layout import image_name, write_partitions
-from stf_jax.run import checkpoint
 from stf_jax.run.metrics_log import MetricsLog
-from stf_jax.run.run_files import write_run_files
 from stf_jax.run.tensor_checksums import digest
-from stf_jax.training.optim import make_optimizer
-from stf_jax.training.state import init_state
 from stf_jax.weights import main as weights_main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -64,35 +58,6 @@ def make_layout(root: Path) -> Path:
     return root
 
 
-def tiny_config(layout: Path, cache: Path) -> Config:
-    values = {
-        "data.root": str(layout),
-        "data.height": 32,
-        "data.width": 16,
-        "model.backbone": "resnet18",
-        "model.embed_dim": 8,
-        "model.stages": (4,),
-        "evaluation.chunk": 4,
-        "evaluation.frames_per_device": 16,
-        "compilation_cache": str(cache),
-    }
-    return changed(load_config(CONFIGS / "mars.py"), values)
-
-
-def draw_variables(model: TemporalFusionNet) -> dict[str, Any]:
-    """Random weights, without compiling the model's own initialisation."""
-    rng = np.random.default_rng(0)
-
-    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if path[-1].key in ("scale", "var"):
-            return np.ones(leaf.shape, np.float32)
-        fan_in = max(1, np.prod(leaf.shape[:-1]))
-        return (rng.normal(size=leaf.shape) / np.sqrt(fan_in)).astype(np.float32)
-
-    shapes = jax.eval_shape(lambda: init_variables(model, 0, 32, 16))
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_layout(tmp_path_factory.mktemp("layout") / "set")
@@ -102,14 +67,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workdir(layout: Path, tmp_path_factory: pytest.TempPathFactory):
     """A run that was never trained, evaluated once."""
     workdir = tmp_path_factory.mktemp("run")
-    config = tiny_config(layout, workdir / "cache")
-    write_run_files(workdir, to_json(config), {0: 0, 1: 1, 2: 2})
-    variables = draw_variables(build_model(config.model, 3))
-    optimizer, _ = make_optimizer(config.optimizer, 10, 10, variables["params"])
-    state = init_state(variables, optimizer)
-    with checkpoint.open_manager(workdir / "checkpoints") as manager:
-        checkpoint.save(manager, state, checkpoint.Position(1, 0, 0), {"mAP": 0.5})
-        manager.wait_until_finished()
+    values = {"data.root": str(layout), "compilation_cache": str(workdir / "cache")}
+    config = tiny_config(**values)
+    write_run(workdir, config, draw_variables(build_model(config.model, 3)))
     with MetricsLog(workdir, tensorboard=False) as log:
         log.write(1, {"loss": 2.0})
     before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
@@ -235,7 +195,7 @@ def test_a_killed_embedding_continues(
 def test_origin_is_that_of_the_checkpoint_on_any_number_of_devices(
     workdir: Path, layout: Path, features: FeatureSet, tmp_path: Path
 ) -> None:
-    variables = draw_variables(build_model(tiny_config(layout, tmp_path).model, 3))
+    variables = draw_variables(build_model(tiny_config().model, 3))
     del variables["params"]["classifier"]  # it enters no feature
     assert features.origin.weights_digest == digest(variables)
     assert features.origin.step == 0

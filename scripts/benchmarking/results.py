@@ -19,7 +19,10 @@ from stf_jax.files import atomic_write
 
 COLUMNS = 100
 _INDENTED: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch", "tensorflow")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch", "tensorflow"),
+    *("onnx", "onnxruntime", "lancedb"),
+)
 
 
 def describe(settings: Settings) -> Iterator[Row]:

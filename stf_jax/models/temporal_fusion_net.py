@@ -26,6 +26,8 @@ from stf_jax.models.fusion import (
     pool_stripes,
 )
 
+Size = Any  # an int; symbolic where a program for any number is traced (jax.export)
+
 
 @no_type_check  # JAX also fills it with shapes, shardings and None
 @flax.struct.dataclass
@@ -151,8 +153,8 @@ class TemporalFusionNet(nn.Module):
         tracklet: Int[Array, " m"],
         slot: Int[Array, " m"],
         *,
-        num_tracklets: int,
-        num_slots: int,
+        num_tracklets: Size,
+        num_slots: Size,
         train: bool = False,
     ) -> TemporalFusionOutput:
         """Apply to frames packed as in `stf_jax.data.batch.PackedBatch`.
