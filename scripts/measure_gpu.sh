@@ -23,10 +23,11 @@ while read -r name flags part; do
     echo "left: $name and what follows it; the same command continues"
     exit 0
   fi
-  [ "$flags" = - ] && flags=""
+  set_flags=()
+  [ "$flags" = - ] || set_flags=("XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }$flags")
   echo "== $name"
   # shellcheck disable=SC2086 # words of a part
-  if XLA_FLAGS="${XLA_FLAGS:-} $flags" timeout -k 10 "$left" \
+  if env "${set_flags[@]}" timeout -k 10 "$left" \
     "$PYTHON" scripts/benchmark.py $part --output "$folder" "$@" </dev/null | tee "$folder/$name.txt"; then
     touch "$folder/$name.done"
   fi

@@ -49,7 +49,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         add = parts[name].add_argument
         add("features", nargs="+", type=Path, metavar="NPZ", help="of --mode embed or evaluate")
         add("--start", type=_time, metavar="TIME", help="of the recording's first frame")
-        add("--frame-rate", type=float, metavar="N", help="its frames a second; with --start")
+        add(
+            "--frame-rate",
+            type=float,
+            metavar="N",
+            help="its frames a second, if not the features'",
+        )
     add = parts["search"].add_argument
     add("--query", type=Path, required=True, metavar="NPZ", help="features of those to look for")
     add("--output", type=Path, required=True, metavar="FOLDER", help="for matches.csv, thumbnails")
@@ -72,8 +77,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--purge", action="store_true", help="delete earlier versions, too, which hold them still")
     options = parser.parse_args(argv)
     if options.command in ("create", "add"):
-        if (options.start is None) != (options.frame_rate is None):
-            parser.error("--start and --frame-rate: expected both or neither")
+        if options.start is None and options.frame_rate is not None:
+            parser.error("--frame-rate needs --start")
         if options.frame_rate is not None and not 0 < options.frame_rate < 1e6:
             parser.error(f"--frame-rate {options.frame_rate}: expected frames a second, above 0")
     if options.command == "search" and options.top < 1:

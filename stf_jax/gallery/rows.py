@@ -26,7 +26,7 @@ class Recording:
     """When a recording began, and its frames a second: times of tracklets that have frames."""
 
     start: datetime.datetime  # UTC, without a zone
-    frame_rate: float
+    frame_rate: float | None  # None: the features'
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _batch(
         for column in tracked.T.tolist()
     )
     people = features.person_ids[rows].tolist()
-    rate = None if recording is None else recording.frame_rate
+    rates = _rates(features, rows, recording)
     columns = {
         "id": [ids[row] for row in rows],
         "feature": pa.FixedSizeListArray.from_arrays(flat, gallery.dimensions),
@@ -136,9 +136,9 @@ def _batch(
         "tracker_id": tracker,
         "first_frame": first,
         "last_frame": last,
-        "frame_rate": [None if frame is None else rate for frame in first],
-        "seen_from": [_time(recording, frame) for frame in first],
-        "seen_to": [_time(recording, frame) for frame in last],
+        "frame_rate": rates,
+        "seen_from": [_time(recording, *of) for of in zip(first, rates, strict=True)],
+        "seen_to": [_time(recording, *of) for of in zip(last, rates, strict=True)],
         "thumbnail": [_thumbnail(features, row) for row in rows],
     }
     arrays = [
@@ -148,11 +148,34 @@ def _batch(
     return pa.Table.from_arrays(arrays, schema=names)
 
 
-def _time(recording: Recording | None, frame: int | None) -> datetime.datetime | None:
+def _rates(
+    features: FeatureSet, rows: list[int], recording: Recording | None
+) -> list[float | None]:
+    """Frames a second of each row: the recording's, or the features'; None where not known.
+
+    Raises UserError for a tracklet whose frames are known, but not their rate, in a recording.
+    """
+    given = None if recording is None else recording.frame_rate
+    known = (
+        np.zeros(len(rows), bool) if features.sources is None else features.sources[rows, 0] >= 0
+    )
+    rates = np.full(len(rows), np.nan) if features.rates is None else features.rates[rows]
+    rates = np.where(known, rates if given is None else given, np.nan)
+    if recording is not None and (lacking := np.array(rows)[known & ~(rates > 0)]).size:
+        raise UserError(
+            f"{tracklet_name(features, int(lacking[0]))}: its frames a second are not known; "
+            "expected --frame-rate with --start, or features of prepare mot --frame-rate"
+        )
+    return [rate if rate > 0 else None for rate in rates.tolist()]
+
+
+def _time(
+    recording: Recording | None, frame: int | None, rate: float | None
+) -> datetime.datetime | None:
     """When a frame, counted from 1, was taken."""
-    if recording is None or frame is None:
+    if recording is None or frame is None or rate is None:
         return None
-    return recording.start + datetime.timedelta(seconds=(frame - 1) / recording.frame_rate)
+    return recording.start + datetime.timedelta(seconds=(frame - 1) / rate)
 
 
 def _thumbnail(features: FeatureSet, row: int) -> bytes | None:

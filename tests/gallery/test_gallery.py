@@ -113,6 +113,23 @@ def test_what_is_not_known_is_empty(lancedb, tmp_path: Path, capsys) -> None:
     assert "has no first and last frames" in capsys.readouterr().err
 
 
+def test_frame_rates_are_the_features_unless_one_is_given(lancedb, tmp_path: Path, capsys) -> None:
+    rates = np.full(12, 5.0)
+    known, _ = save(tmp_path, "a.npz", 7, rates=rates)
+    where = str(tmp_path / "night")
+    assert main(["create", where, known, *START[:2]]) == 0
+    for entry in open_gallery(where).table.search().limit(100).to_arrow().to_pylist():
+        assert entry["frame_rate"] == 5
+        assert entry["seen_to"] - entry["seen_from"] == datetime.timedelta(seconds=10)
+    rates[3] = np.nan
+    lacking, _ = save(tmp_path, "b.npz", 8, rates=rates)
+    assert main(["add", where, lacking, *START[:2]]) == 2
+    assert "id 3, frames 301-351: its frames a second are not known" in capsys.readouterr().err
+    assert main(["add", where, lacking, *START]) == 0
+    with pytest.raises(SystemExit):
+        main(["add", where, lacking, *START[2:]])
+
+
 def by_hand(features: np.ndarray, query: np.ndarray, keep: np.ndarray, top: int) -> Any:
     """Places and distances of the nearest by all distances in float64."""
     difference = query[:, None].astype(np.float64) - features[None]
@@ -132,8 +149,10 @@ def test_search_is_that_of_all_distances(
     for features in (first, second):
         rows.add_features(gallery, features, "a file")
     query = first.select(np.array([3, 4, 11]))
-    options = {"same_camera": True} if same_camera else {}
-    found = search_gallery(gallery, query, top=5, **options)
+    if same_camera:
+        found = search_gallery(gallery, query, top=5, same_camera=True)
+    else:  # the default
+        found = search_gallery(gallery, query, top=5)
     every = np.concatenate([first.features, second.features])
     cameras = np.concatenate([first.cameras, second.cameras])
     keep = np.ones((3, 65), bool) if same_camera else query.cameras[:, None] != cameras
