@@ -120,7 +120,7 @@ def match_tracklets(
     if calibration is not None and calibration.alarms is not None:
         far = lists.distances >= calibration.alarms.distance
         lists.entries[far], lists.distances[far] = -1, np.inf
-        nobody = (lists.entries < 0).all(axis=1) & query.features.any(axis=1)
+        nobody = np.asarray((lists.entries < 0).all(axis=1) & query.features.any(axis=1))
     return Matches(
         query,
         gallery,

@@ -33,7 +33,7 @@ def camera_means(
     features: Float[np.ndarray, "n d"], cameras: Int64[np.ndarray, " n"]
 ) -> CameraMeans:
     """Means of `features`; rows that are zero (no image could be read) are left out."""
-    seen = features.any(axis=1)
+    seen = np.asarray(features.any(axis=1))
     there = np.unique(cameras[seen])
     sums, counts = np.zeros((len(there), features.shape[1])), np.zeros(len(there), np.int64)
     for start in range(0, len(features), _BLOCK_ROWS):

@@ -116,7 +116,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> memoryview:
     """As `read_entry`, without a second copy of what may be gigabytes."""
-    content = memoryview(np.empty(entry.file_size, np.uint8))
+    content = np.empty(entry.file_size, np.uint8).data  # pages that are not written cost nothing
     filled = 0
     with archive.open(entry) as stream:
         while found := stream.read(min(MIB, entry.file_size - filled)):
