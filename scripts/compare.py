@@ -87,7 +87,7 @@ def untrained(workdir: Path, row: dict[str, Any]) -> dict[str, Any] | None:
     for entry in read_metrics(workdir / "metrics.jsonl"):
         scores = {k.removeprefix(f"{row['protocol']}/"): v for k, v in entry.items() if "/" in k}
         if entry["step"] == 0 and "mAP" in scores:
-            return {**row, "scores": scores, "intervals": None, "cmc": []}
+            return {**row, "scores": scores, "intervals": None, "cmc": [], "open_set": None}
     return None
 
 
@@ -153,7 +153,8 @@ def compare(root: Path, output: Path, runs: dict[str, Path]) -> None:
         rankings[label] = ranking_of(workdir, row, table, **rules)
         seed = (row["intervals"] or {}).get("seed", 0)
         intervals = bootstrap_intervals(rankings[label], seed=seed)
-        rows[label] = {**row, **make_scores(rankings[label], intervals, options=row["options"])}
+        again = make_scores(rankings[label], intervals, options=row["options"])
+        rows[label] = {**row, **again, "open_set": row.get("open_set")}
     output.mkdir(parents=True, exist_ok=True)
     write_scores(output / "comparison.json", rows)
     curves = {label: row["cmc"] for label, row in rows.items() if row["cmc"]}

@@ -15,6 +15,7 @@ from PIL import Image
 from stf_jax.data.layout.partitions import load_layout
 from stf_jax.evaluation import bootstrap_intervals
 from stf_jax.evaluation.features.feature_files import FeatureSet, write_features
+from stf_jax.evaluation.open_set import open_set_scores
 from stf_jax.evaluation.scores import make_scores, write_scores
 from stf_jax.evaluation.scoring import rank_table
 from stf_jax.prepare.layout import image_name, write_partitions
@@ -80,11 +81,19 @@ def make_run(
             origin=make_origin(),
         ),
     )
-    rankings = rank_table(features, table, protocols, **options)
+    open_sets = {}
+
+    def look(protocol: str, distances: np.ndarray, labels: Any) -> None:
+        open_sets[protocol] = open_set_scores(distances, **labels, resamples=10)
+
+    rankings = rank_table(features, table, protocols, look=look, **options)
     common = {"distance": "euclidean", "flip": False, "multi_query": "", "reranked": False}
     rows = {
         name: make_scores(
-            ranking, bootstrap_intervals(ranking, seed=drawn), options=common | options
+            ranking,
+            bootstrap_intervals(ranking, seed=drawn),
+            options=common | options,
+            open_set=open_sets[name],
         )
         for name, ranking in rankings.items()
     }
@@ -185,6 +194,9 @@ def test_runs_are_ranked_by_their_own_rules(compare, layout, tmp_path, options) 
     assert histogram["options"].items() <= wanted["one"]["options"].items()
     # What is logged while training is by the plain rules.
     assert ("one, before training" in rows) == ("distance" in options)
+    assert wanted["one"]["open_set"] is not None
+    if "distance" in options:
+        assert rows["one, before training"]["open_set"] is None
 
 
 @pytest.mark.parametrize("options", RULES, ids=lambda options: next(iter(options)))
