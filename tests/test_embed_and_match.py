@@ -392,6 +392,7 @@ def test_an_extractor_takes_frames_in_every_form(
 
 def test_what_is_public_is_listed() -> None:
     public = {"Extractor", "embed_tracklets", "match_tracklets", "write_matches", "__version__"}
+    public |= {"identify_tracklets", "write_identities"}
     assert public <= set(dir(stf_jax))
     assert public == set(stf_jax.__all__)
 

@@ -174,7 +174,8 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
     recorded("embed.embed_tracklets", few)
     recorded("evaluation.features.feature_files.write_features")
     recorded("evaluation.calibration.fit_calibration", few)
-    recorded("match.match_tracklets", "matches")
+    matches = SimpleNamespace(nobody=None)
+    recorded("match.match_tracklets", matches)
     recorded("match.write_matches")
     monkeypatch.setattr("stf_jax.devices.use_compilation_cache", calls.append)
     read = "stf_jax.evaluation.features.feature_files.read_features"
@@ -232,7 +233,7 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
         ]
     )
     options = {"config": config, "checkpoint": "best", "camera": 4}
-    options |= {"frames_dir": output.parent / "a_frames"}
+    options |= {"frames_dir": output.parent / "a_frames", "parts_dir": output.parent / "a_parts"}
     assert calls[1:] == [
         ("embed_tracklets", Path("w"), "in", options),
         ("write_features", output, few, {}),
@@ -264,11 +265,15 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
             "c.npz",
             "--prior",
             "0.2",
+            "--false-alarms",
+            "0.1",
+            "--shown",
+            "7",
         ]
     )
     chosen = [SimpleNamespace(num_tracklets=1, camera=cameras) for cameras in ([1], [2, 4])]
     assert calls == [
-        ("fit_calibration", "c.npz", {"centred": False}),
+        ("fit_calibration", "c.npz", {"centred": False, "false_alarms": 0.1, "same_camera": True}),
         ("select_camera", "q.npz", [1], "--query-camera"),
         ("select_camera", "g.npz", [2, 4], "--gallery-camera"),
         (
@@ -276,7 +281,7 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
             *chosen,
             {"top": 3, "calibration": ("fit", 0.2), "same_camera": True, "centre_with": None},
         ),
-        ("write_matches", Path("out"), "matches", {"title": "q among g"}),
+        ("write_matches", Path("out"), matches, {"title": "q among g", "shown": 7}),
     ]
 
     calls.clear()
@@ -298,7 +303,8 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
     options = {"top": 10, "calibration": few, "same_camera": False, "centre_with": None}
     assert calls[-2] == ("match_tracklets", chosen, chosen, options)
     main([*match, "--calibrate", "c.npz", "--centre-with", "gallery"])
-    assert ("fit_calibration", "c.npz", {"centred": True}) in calls
+    fitted = {"centred": True, "false_alarms": None, "same_camera": False}
+    assert ("fit_calibration", "c.npz", fitted) in calls
     assert calls[-2] == ("match_tracklets", chosen, chosen, {**options, "centre_with": "gallery"})
     calls.clear()
     monkeypatch.setattr("stf_jax.hosts.initialize_arguments", lambda *given: calls.append(given))
