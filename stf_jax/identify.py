@@ -26,7 +26,7 @@ from stf_jax.evaluation.identities import (
     identity_scores,
 )
 from stf_jax.evaluation.pages.people import Person, Sighting, write_people
-from stf_jax.files import atomic_write
+from stf_jax.files import atomic_write, csv_cell
 from stf_jax.prepare.tracks.track_files import read_tracks
 from stf_jax.reading.limits import read_text
 
@@ -364,13 +364,12 @@ def _table(people: People) -> str:
         features = people.inputs[name]
         known = [-1, -1, -1] if features.sources is None else features.sources[row].tolist()
         distance = people.distances[i]
-        text = tracklet_name(features, row)
         writer.writerow(
             [
                 people.labels[i] or "",
-                name,
+                csv_cell(name),
                 row,
-                f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text,
+                csv_cell(tracklet_name(features, row)),
                 features.cameras[row],
                 *("" if value < 0 else value for value in known),
                 "" if np.isnan(distance) else f"{distance:.6g}",

@@ -306,24 +306,29 @@ def _embed(config: Config, options: argparse.Namespace) -> None:
     print(f"{found.num_tracklets} tracklets, {len(found.names)} frames; written: {output}")
 
 
-def _match(options: argparse.Namespace) -> None:
+def _calibration(options: argparse.Namespace, *, same_camera: bool) -> Any:
+    """The calibration that the options ask for; None for none."""
     from stf_jax.evaluation.calibration import fit_calibration
+    from stf_jax.evaluation.features.feature_files import read_features
+
+    if options.calibrate is None:
+        return None
+    fitted = fit_calibration(
+        read_features(options.calibrate),
+        centred=options.centre_with is not None,
+        false_alarms=options.false_alarms,
+        same_camera=same_camera,
+    )
+    return fitted if options.prior is None else fitted.with_prior(options.prior)
+
+
+def _match(options: argparse.Namespace) -> None:
     from stf_jax.evaluation.features.feature_files import read_features
     from stf_jax.evaluation.features.sources import join_pieces
     from stf_jax.match import match_tracklets, select_cameras, write_matches
     from stf_jax.prepare.tracks.split import parse_numbers
 
-    calibration = None
-    if options.calibrate is not None:
-        centred = options.centre_with is not None
-        calibration = fit_calibration(
-            read_features(options.calibrate),
-            centred=centred,
-            false_alarms=options.false_alarms,
-            same_camera=options.same_camera,
-        )
-        if options.prior is not None:
-            calibration = calibration.with_prior(options.prior)
+    calibration = _calibration(options, same_camera=options.same_camera)
     sides = []
     for name in ("query", "gallery"):
         found, option = read_features(getattr(options, name)), f"--{name}-camera"
@@ -354,7 +359,6 @@ def _match(options: argparse.Namespace) -> None:
 
 def _identify(options: argparse.Namespace) -> None:
     from stf_jax import identify
-    from stf_jax.evaluation.calibration import fit_calibration
     from stf_jax.evaluation.features.feature_files import read_features
     from stf_jax.evaluation.features.sources import join_pieces
 
@@ -370,16 +374,7 @@ def _identify(options: argparse.Namespace) -> None:
         inputs[name] = read(Path(word))
     tracks = identify.parse_tracks(options.tracks, inputs)
     travel_times, starts = options.travel_times, options.starts
-    calibration = None
-    if options.calibrate is not None:
-        calibration = fit_calibration(
-            read_features(options.calibrate),
-            centred=options.centre_with is not None,
-            false_alarms=options.false_alarms,
-            same_camera=True,
-        )
-        if options.prior is not None:
-            calibration = calibration.with_prior(options.prior)
+    calibration = _calibration(options, same_camera=True)
     centre_with = options.centre_with
     people = identify.identify_tracklets(
         inputs,

@@ -18,7 +18,7 @@ from stf_jax.evaluation.features.feature_files import FeatureSet, tracklet_name
 from stf_jax.evaluation.features.origin import check_same_origin
 from stf_jax.evaluation.pages.report import TOP, RankedLists, ReportContent, write_report
 from stf_jax.evaluation.scores import MEANS
-from stf_jax.files import atomic_write
+from stf_jax.files import atomic_write, csv_cell
 
 MATCHES_FILE = "matches.csv"
 SHOWN = 1000  # queries on the page
@@ -267,11 +267,6 @@ def _source(features: FeatureSet, row: int) -> list[int | str]:
     return [int(features.cameras[row]), *("" if value < 0 else value for value in known)]
 
 
-def _cell(text: str) -> str:
-    """`text` as a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
 def _table(matches: Matches) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -280,7 +275,7 @@ def _table(matches: Matches) -> str:
     writer.writerow([*head, *(f"{side}_{part}" for side in ("query", "gallery") for part in parts)])
     for row, entries in enumerate(matches.entries):
         if matches.nobody is not None and matches.nobody[row]:
-            name = _cell(tracklet_name(matches.query, row))
+            name = csv_cell(tracklet_name(matches.query, row))
             blank = [""] * len(parts)
             writer.writerow(
                 [row, name, "", "", NOBODY, "", "", *_source(matches.query, row), *blank]
@@ -290,10 +285,10 @@ def _table(matches: Matches) -> str:
             writer.writerow(
                 [
                     row,
-                    _cell(tracklet_name(matches.query, row)),
+                    csv_cell(tracklet_name(matches.query, row)),
                     place + 1,
                     entry,
-                    _cell(tracklet_name(matches.gallery, entry)),
+                    csv_cell(tracklet_name(matches.gallery, entry)),
                     f"{matches.distances[row, place]:.6g}",
                     "" if chance is None else f"{chance[row, place]:.6g}",
                     *_source(matches.query, row),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarking.child import Row
+from benchmarking.drawn_features import as_set
 from benchmarking.settings import Settings
 from benchmarking.workload import peak_host_memory
 from stf_jax.evaluation.features.feature_files import FeatureSet
@@ -58,23 +59,7 @@ def drawn(
     features = random.standard_normal((count, centres.shape[1]), np.float32)
     features += centres[people]
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    ones = np.ones(count, np.float32)
-    return FeatureSet(
-        features=features,
-        person_ids=people.astype(np.int64),
-        cameras=np.full(count, camera),
-        tracks=np.arange(count),
-        marks=np.full(count, -1, np.int8),
-        titles=np.full(count, "", "U1"),
-        num_frames=np.ones(count, np.int64),
-        offsets=np.arange(count + 1),
-        names=np.array([f"{camera}_{row}" for row in range(count)], "S"),
-        frame_weights=ones,
-        intra_weights=ones,
-        inter_weights=ones,
-        image_dir="nowhere",
-        origin=_ORIGIN,
-    )
+    return as_set(features, people, camera, _ORIGIN)
 
 
 def measured(name: str, work: Callable[[], Any]) -> tuple[Any, Row]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarking.child import Row
+from benchmarking.drawn_features import as_set
 from benchmarking.settings import ROOT, Settings
 from stf_jax.config import Config, to_json
 from stf_jax.evaluation.features.feature_files import FeatureSet, write_features
@@ -68,20 +69,5 @@ def draw_features(count: int, camera: int) -> FeatureSet:
         block = features[start : start + _ROWS]
         random.standard_normal(out=block, dtype=np.float32)
         block /= np.linalg.norm(block, axis=1, keepdims=True)
-    ones = np.ones(count, np.float32)
-    return FeatureSet(
-        features=features,
-        person_ids=np.full(count, -1),
-        cameras=np.full(count, camera),
-        tracks=np.arange(count),
-        marks=np.full(count, -1, np.int8),
-        titles=np.full(count, "", "U1"),
-        num_frames=np.ones(count, np.int64),
-        offsets=np.arange(count + 1),
-        names=np.arange(count).astype("S"),
-        frame_weights=ones,
-        intra_weights=ones,
-        inter_weights=ones,
-        image_dir="/nowhere",
-        origin=feature_origin(Config(), "0" * 64, 1),
-    )
+    people = np.full(count, -1)
+    return as_set(features, people, camera, feature_origin(Config(), "0" * 64, 1))

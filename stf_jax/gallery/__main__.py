@@ -11,6 +11,7 @@ import argparse
 import datetime
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from stf_jax.errors import prints_user_errors
@@ -144,19 +145,15 @@ def _search(options: argparse.Namespace) -> int:
     gallery = open_gallery(options.gallery)
     where = condition(_numbers(options.camera), options.since, options.until)
     with one_owner(options.output):
-        if options.index:
-            with owned(options.gallery):
-                found = search_gallery(
-                    gallery,
-                    query,
-                    top=options.top,
-                    where=where,
-                    same_camera=options.same_camera,
-                    index=True,
-                )
-        else:
+        # An index that is made is written into the gallery.
+        with owned(options.gallery) if options.index else nullcontext():
             found = search_gallery(
-                gallery, query, top=options.top, where=where, same_camera=options.same_camera
+                gallery,
+                query,
+                top=options.top,
+                where=where,
+                same_camera=options.same_camera,
+                index=options.index,
             )
         path = write_results(options.output, gallery, query, found)
     print(f"{query.num_tracklets} queries; written: {path}")

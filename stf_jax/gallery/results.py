@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stf_jax.evaluation.features.feature_files import FeatureSet, tracklet_name
-from stf_jax.files import atomic_write
+from stf_jax.files import atomic_write, csv_cell
 from stf_jax.gallery.search import Found, entries
 from stf_jax.gallery.table import Gallery, reported
 
@@ -47,21 +47,16 @@ def _table(query: FeatureSet, found: Found, known: dict[int, dict[str, Any]]) ->
     for row, (ids, distances) in enumerate(
         zip(found.rows.tolist(), found.distances.tolist(), strict=True)
     ):
-        name = _cell(tracklet_name(query, row))
+        name = csv_cell(tracklet_name(query, row))
         for place, (entry_id, distance) in enumerate(zip(ids, distances, strict=True), start=1):
             if entry_id < 0:
                 break
             entry = known[entry_id]
-            values = [_cell("" if entry[c] is None else str(entry[c])) for c in _COLUMNS]
+            values = [csv_cell("" if entry[c] is None else str(entry[c])) for c in _COLUMNS]
             times = ["" if entry[c] is None else f"{entry[c].isoformat()}Z" for c in _TIMES]
-            about = [*values, *times, _cell(entry["source"]), entry["file"]]
+            about = [*values, *times, csv_cell(entry["source"]), entry["file"]]
             writer.writerow([row, name, place, f"{distance:.6g}", entry["id"].hex(), *about])
     return out.getvalue()
-
-
-def _cell(text: str) -> str:
-    """`text` as a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def describe(gallery: Gallery) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stf_jax.evaluation.features.feature_files import FeatureSet, tracklet_name
 from stf_jax.evaluation.pages.film_strips import FRAME_HEIGHT, write_strips
 from stf_jax.evaluation.pages.report import FRAMES, MAX_STRIPS, PAGE_FILE, STRIPS_FOLDER
+from stf_jax.evaluation.pages.templates import templates
 from stf_jax.files import atomic_write
 
 
@@ -57,23 +57,20 @@ def write_people(folder: Path, people: Sequence[Person], notes: Sequence[str], u
     for path in strips.glob("*.jpg"):
         if path.name not in files.values():
             path.unlink()
-    environment = Environment(
-        loader=PackageLoader("stf_jax.evaluation.pages", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     times = [t for s in all_sightings for t in (s.start, s.end) if math.isfinite(t)]
     span = (min(times), max(times)) if times else (0.0, 1.0)
     page = folder / PAGE_FILE
-    html = environment.get_template("people.html.jinja").render(
-        title="Who is who",
-        notes=notes,
-        style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
-        people=[_person(person, files, span, unit) for person in people],
-        folder=STRIPS_FOLDER,
-        height=FRAME_HEIGHT,
+    html = (
+        templates()
+        .get_template("people.html.jinja")
+        .render(
+            title="Who is who",
+            notes=notes,
+            style=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
+            people=[_person(person, files, span, unit) for person in people],
+            folder=STRIPS_FOLDER,
+            height=FRAME_HEIGHT,
+        )
     )
     with atomic_write(page) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")

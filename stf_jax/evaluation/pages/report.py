@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from stf_jax.evaluation.features.feature_files import FeatureSet, relative_weights, tracklet_name
 from stf_jax.evaluation.pages.film_strips import (
@@ -32,6 +32,7 @@ from stf_jax.evaluation.pages.report_plots import (
     open_set_svg,
     training_svgs,
 )
+from stf_jax.evaluation.pages.templates import templates
 from stf_jax.evaluation.ranked_lists import CameraPair, DistanceHistogram, RankedLists
 from stf_jax.evaluation.ranking import Ranking
 from stf_jax.evaluation.scores import (
@@ -171,13 +172,7 @@ def _to_draw(content: ReportContent) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("stf_jax.evaluation.pages", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["percent"] = lambda v: "n/a" if v is None else f"{100 * v:.1f}"
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment
