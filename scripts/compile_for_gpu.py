@@ -1,4 +1,4 @@
-"""Compiles the programs of training, extraction and re-ranking for an NVIDIA GPU, without a GPU.
+"""Compiles training, extraction, re-ranking and an exported file for an NVIDIA GPU, without one.
 
 scripts/compile_for_gpu.sh [--only NAME ...] [--all] [--target h100] [--jobs N]
 
@@ -44,6 +44,7 @@ def programs(rare: bool = False) -> dict[str, Program]:
         "mars, extract, float32": replace(extract, options=("--config.evaluation.flip=True",)),
         "demo, train": Program(demo, frames=96),
         "demo, extract": Program(demo, step="extract", frames=128),
+        "demo, exported file": Program(demo, step="export", frames=128),
         "mars, train, remat": Program(options=(BFLOAT16, "--config.model.remat=True")),
         "re-ranking, neighbours": Program(step="neighbours", frames=13_000),
         "mars, train, every augmentation": Program(options=(*bf16, *AUGMENTED)),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Usage: scripts/compile_for_gpu.sh [--only NAME ...] [--all] [--list] [--target h100] [--jobs N]
-# Compiles training, extraction and re-ranking for an NVIDIA GPU on a machine without one
+# Compiles training, extraction, re-ranking and an exported file for an NVIDIA GPU, without one
 # (scripts/compile_for_gpu.py). Installs the GPU build of JAX into .venv-gpu (once; 4.6 GB), with
 # Python 3.12 or 3.13: STF_BASE_PYTHON picks the interpreter, STF_GPU_VENV another folder.
 set -euo pipefail

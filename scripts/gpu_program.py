@@ -45,7 +45,7 @@ class Program:
 
     config: str = "configs/mars.py"
     options: tuple[str, ...] = ()
-    step: str = "train"  # or "extract", "neighbours" (of re-ranking)
+    step: str = "train"  # or "extract", "neighbours" (of re-ranking), "export" (an exported file)
     frames: int = 60  # packed frames of a device
     devices: int = 1
 
@@ -79,6 +79,8 @@ def lower_program(program: Program, devices: list[Any]) -> Any:
     from stf_jax.devices import DEVICES, data_parallel
 
     mesh = Mesh(np.array(devices), (DEVICES,))
+    if program.step == "export":
+        return _lower_export(program, NamedSharding(mesh, PartitionSpec()))
     function, arguments, in_axes = _step(program)
 
     def placed(tree: Any, axis: int | None) -> Any:
@@ -100,6 +102,32 @@ def lower_program(program: Program, devices: list[Any]) -> Any:
         how="shard_map",  # pmap takes no devices that are not there; it is the same program
     )
     return step.lower(*given)
+
+
+def _lower_export(program: Program, sharding: Any) -> Any:
+    """Return what a StableHLO file of `stf_jax.export` gives when it is read where a GPU is."""
+    import jax
+    import numpy as np
+
+    from stf_jax.export.runtimes import FORMATS
+    from stf_jax.models import build_model
+    from stf_jax.models.variables import init_variables
+
+    config = config_of(program)
+    height, width, slots = config.data.height, config.data.width, config.evaluation.chunk
+    model, rng = build_model(config.model, 0), np.random.default_rng(0)
+    variables = jax.tree.map(  # any weights: they are constants of the file
+        lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(leaf.dtype),
+        jax.eval_shape(lambda: init_variables(model, 0, height, width)),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.stablehlo"
+        FORMATS["stablehlo"].write(path, model, variables, config.evaluation.flip, height, width)
+        exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    shape = program.frames // slots, slots
+    frames = jax.ShapeDtypeStruct((*shape, height, width, 3), np.uint8, sharding=sharding)
+    mask = jax.ShapeDtypeStruct(shape, np.bool_, sharding=sharding)
+    return jax.jit(exported.call).lower(frames, mask)
 
 
 def _step(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[int | None, ...]]:

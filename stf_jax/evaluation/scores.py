@@ -134,7 +134,7 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         if intervals is not None:
             ends = [intervals["ends"].get(name, (None, None)) for name in names]
             blank = [""] * (len(head) - len(names))
-            lines.append([*blank, *(f"{_percent(a)}-{_percent(b)}" for a, b in ends)])
+            lines.append([*blank, *(_range(*pair) for pair in ends)])
     text = _aligned(lines, words=2 if labelled else 1)
     if open_lines := _open_set_lines(rows):
         text += ["", *_aligned(open_lines, words=1)]
@@ -184,7 +184,7 @@ def _open_set_lines(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         found = [points.get(name, {}) for name in names]
         lines.append([label, *(_percent(point.get("true_rate")) for point in found)])
         ends = [point.get("ends", (None, None)) for point in found]
-        lines.append(["", *(f"{_percent(a)}-{_percent(b)}" for a, b in ends)])
+        lines.append(["", *(_range(*pair) for pair in ends)])
         lines.append(["  distance below", *(_distance(p.get("threshold")) for p in found)])
     return lines
 
@@ -263,6 +263,10 @@ def _number(value: float) -> float | None:
 
 def _distance(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4g}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "" if low is None else f"{_percent(low)}-{_percent(high)}"
 
 
 def _percent(value: float | None) -> str:

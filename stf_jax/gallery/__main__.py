@@ -40,6 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "search": (_search, "write the nearest tracklets of each query as matches.csv"),
         "remove": (_remove, "remove tracklets with their thumbnails"),
         "info": (_info, "print what is in a gallery"),
+        "unlock": (_unlock, "release the lock that a killed writer left in an object store"),
     }
     parts = {}
     for name, (run, text) in texts.items():
@@ -100,19 +101,21 @@ def _time(text: str) -> datetime.datetime:
 
 def _create(options: argparse.Namespace) -> int:
     from stf_jax.evaluation.features.feature_files import read_features
-    from stf_jax.gallery.table import create_gallery, owned
+    from stf_jax.gallery.table import create_gallery
+    from stf_jax.gallery.writer import one_writer
 
     first = read_features(options.features[0])
-    with owned(options.gallery):
+    with one_writer(options.gallery):
         create_gallery(options.gallery, first.origin, first.features.shape[1])
         return _add_files(options)
 
 
 def _add(options: argparse.Namespace) -> int:
-    from stf_jax.gallery.table import open_gallery, owned
+    from stf_jax.gallery.table import open_gallery
+    from stf_jax.gallery.writer import one_writer
 
     open_gallery(options.gallery)  # before a folder is made for its lock
-    with owned(options.gallery):
+    with one_writer(options.gallery):
         return _add_files(options)
 
 
@@ -139,14 +142,15 @@ def _search(options: argparse.Namespace) -> int:
     from stf_jax.folder_lock import one_owner
     from stf_jax.gallery.results import write_results
     from stf_jax.gallery.search import condition, search_gallery
-    from stf_jax.gallery.table import open_gallery, owned
+    from stf_jax.gallery.table import open_gallery
+    from stf_jax.gallery.writer import one_writer
 
     query = read_features(options.query)
     gallery = open_gallery(options.gallery)
     where = condition(_numbers(options.camera), options.since, options.until)
     with one_owner(options.output):
         # An index that is made is written into the gallery.
-        with owned(options.gallery) if options.index else nullcontext():
+        with one_writer(options.gallery) if options.index else nullcontext():
             found = search_gallery(
                 gallery,
                 query,
@@ -166,12 +170,13 @@ def _search(options: argparse.Namespace) -> int:
 
 def _remove(options: argparse.Namespace) -> int:
     from stf_jax.gallery.removal import chosen, purge, remove
-    from stf_jax.gallery.table import open_gallery, owned
+    from stf_jax.gallery.table import open_gallery
+    from stf_jax.gallery.writer import one_writer
 
     given = (options.id, options.person, options.camera, options.source, options.before)
     selects = any(value not in ([], None) for value in given)
     gallery = open_gallery(options.gallery)
-    with owned(options.gallery):
+    with one_writer(options.gallery):
         if selects or not options.purge:
             where = chosen(
                 ids=options.id,
@@ -201,6 +206,13 @@ def _info(options: argparse.Namespace) -> int:
     from stf_jax.gallery.table import open_gallery
 
     print("\n".join(describe(open_gallery(options.gallery))))
+    return 0
+
+
+def _unlock(options: argparse.Namespace) -> int:
+    from stf_jax.gallery.writer import unlock
+
+    print(f"{options.gallery}: released the lock of {unlock(options.gallery)}")
     return 0
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from stf_jax.errors import UserError, import_extra, raise_system_fault
 from stf_jax.evaluation.features.origin import FeatureOrigin
-from stf_jax.folder_lock import one_owner
 
 TABLE = "tracklets"
 _ORIGIN = b"stf_jax.origin"
@@ -61,7 +60,7 @@ def schema(origin: FeatureOrigin, dimensions: int) -> Any:
 
 def create_gallery(where: str, origin: FeatureOrigin, dimensions: int) -> Gallery:
     """Make an empty gallery for features of `origin`; UserError where there is one."""
-    database = _connect(where)
+    database = connect(where)
     if _opened(database, where) is not None:
         raise UserError(f"{where}: is a gallery already; add to it, or name another folder")
     with reported(where):
@@ -72,9 +71,9 @@ def create_gallery(where: str, origin: FeatureOrigin, dimensions: int) -> Galler
 def open_gallery(where: str) -> Gallery:
     """Open a gallery at its last whole version; UserError where there is none."""
     missing = UserError(f"{where}: no gallery; make one: python -m stf_jax.gallery create")
-    if not _is_remote(where) and not Path(where).is_dir():
+    if not is_remote(where) and not Path(where).is_dir():
         raise missing
-    database = _connect(where)
+    database = connect(where)
     table = _opened(database, where)
     if table is None:
         raise missing
@@ -90,31 +89,27 @@ def open_gallery(where: str) -> Gallery:
 
 
 @contextmanager
-def owned(where: str) -> Iterator[None]:
-    """One writer of a folder at a time; those of an object store are not kept apart."""
-    if _is_remote(where):
-        yield
-        return
-    with one_owner(Path(where)):
-        yield
-
-
-@contextmanager
 def reported(where: str) -> Iterator[None]:
     """What LanceDB refuses inside, in a line: UserError, or OSError of a disk or network."""
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
-        if not _is_remote(where) and Path(where).exists():
+        if not is_remote(where) and Path(where).exists():
             raise_system_fault(error, where)
         reason = " ".join(str(error).split())
+        expected = (
+            "an address that is reached, with credentials (AWS_ENDPOINT, AWS_ACCESS_KEY_ID ...) "
+            "that may read and write there"
+            if is_remote(where)
+            else "a gallery that is whole: what was written before is in its earlier versions"
+        )
         raise UserError(
-            f"{where}: LanceDB cannot read or write it ({reason:.300}); expected a gallery that is "
-            "whole: what was written before is in its earlier versions"
+            f"{where}: LanceDB cannot read or write it ({reason:.300}); expected {expected}"
         ) from error
 
 
-def _connect(where: str) -> Any:
+def connect(where: str) -> Any:
+    """LanceDB's connection to a folder or an address."""
     lancedb = import_extra("lancedb", "gallery")
     with reported(where):
         return lancedb.connect(where)
@@ -131,5 +126,6 @@ def _opened(database: Any, where: str) -> Any:
         return database.open_table(TABLE) if TABLE in names else None
 
 
-def _is_remote(where: str) -> bool:
+def is_remote(where: str) -> bool:
+    """Whether it is the address of an object store, not a folder."""
     return "://" in where

@@ -10,55 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_features import D, draw, save
 from origins import make_origin
 from PIL import Image
 
 from stf_jax.errors import UserError
-from stf_jax.evaluation.features.feature_files import FeatureSet, write_features
 from stf_jax.folder_lock import one_owner
 from stf_jax.gallery import rows
 from stf_jax.gallery.__main__ import main
 from stf_jax.gallery.search import condition, search_gallery
 from stf_jax.gallery.table import create_gallery, open_gallery
 
-D = 6
 START = ["--start", "2026-11-27T19:00:00+01:00", "--frame-rate", "10"]
-
-
-def draw(folder: Path, seed: int, count: int = 12, **changes: Any) -> FeatureSet:
-    """Tracklets of cameras 1 and 2 and people 0, 1, 2 ..., two frames each, with images."""
-    rng = np.random.default_rng(seed)
-    features = rng.normal(size=(count, D)).astype(np.float32)
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
-    folder.mkdir(exist_ok=True)
-    names = [f"{seed}_{row}_{frame}.png" for row in range(count) for frame in range(2)]
-    for name in names[:24]:
-        Image.fromarray(rng.integers(0, 256, (8, 4, 3), np.uint8)).save(folder / name)
-    first = 100 * np.arange(count) + 1
-    ones = np.ones(2 * count, np.float32)
-    values: dict[str, Any] = {
-        "features": features,
-        "person_ids": np.arange(count),
-        "cameras": np.arange(count) % 2 + 1,
-        "tracks": np.arange(count),
-        "marks": np.full(count, -1, np.int8),
-        "titles": np.full(count, "", "U1"),
-        "num_frames": np.full(count, 2),
-        "offsets": 2 * np.arange(count + 1),
-        "names": np.array(names, "S"),
-        **dict.fromkeys(("frame_weights", "intra_weights", "inter_weights"), ones),
-        "image_dir": str(folder),
-        "origin": make_origin(),
-        "sources": np.stack([np.arange(count), first, first + 50], 1),
-    }
-    return FeatureSet(**values | changes)
-
-
-def save(folder: Path, name: str, seed: int, **changes: Any) -> tuple[str, FeatureSet]:
-    """The path of a file of drawn features, and what is in it."""
-    features = draw(folder / "images", seed, **changes)
-    write_features(folder / name, features)
-    return str(folder / name), features
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -85,7 +85,7 @@ def cmc_svg(curves: Mapping[str, Sequence[float | None]]) -> str | None:
     axes.set_xlabel("rank")
     axes.set_ylabel("queries matched (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(top=101)
+    axes.set_ylim(top=100.5)
     axes.legend(loc="lower right")
     return _svg(figure, "cmc")
 
