@@ -81,7 +81,9 @@ def get_config() -> Config:
             pooling="mean",  # over a stripe of a map; or "max"
             embed_dim=4096,  # C, channels of a stripe's feature
             frame_attention=("intra", "inter"),  # their mean weighs frames; (): all frames equally
-            stage_attention="mean",  # or "learned", the paper's semantic attention
+            # or "learned", the paper's semantic attention; or "gated": the last stage, and of the
+            # others a share that is learnt from 0
+            stage_attention="mean",
             # or "bnneck": triplets before a last BatchNorm, classifier after it
             neck="none",
             neck_feature="after",  # the neck, is what is compared at test; or "before" it

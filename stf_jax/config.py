@@ -133,7 +133,9 @@ class ModelConfig:
         "a tuple of some of intra, inter, or ()",
     )
     stage_attention: str = choice(
-        ("mean", "learned"), 'or "learned", the paper\'s semantic attention'
+        ("mean", "learned", "gated"),
+        'or "learned", the paper\'s semantic attention; or "gated": the last stage, and of the '
+        "others a share that is learnt from 0",
     )
     neck: str = choice(
         ("none", "bnneck"), 'or "bnneck": triplets before a last BatchNorm, classifier after it'

@@ -167,6 +167,24 @@ class StageAttention(nn.Module):
         return nn.softmax(scores.T.astype(wide), -1)
 
 
+class StageGate(nn.Module):
+    """Weights of the stages: 1 of the last one, and of each earlier one a number learnt from 0.
+
+    At the start the model is that of the last stage alone, so that it can go on from its weights
+    (as ReZero: Bachlechner et al., "ReZero is All You Need: Fast Convergence at Large Depth", UAI
+    2021).
+    """
+
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, num_stages: int) -> Float[Array, " p"]:
+        """Weights of `num_stages` stages, the same for every tracklet."""
+        zeros = nn.initializers.zeros
+        gate = self.param("scale", zeros, (num_stages - 1,), self.param_dtype)
+        return jnp.append(gate, 1)
+
+
 def attention_weights(
     scores: Float[Array, "b t"], mask: Bool[Array, "b t"], *, bounded: bool
 ) -> Float[Array, "b t"]:

@@ -20,6 +20,7 @@ from stf_jax.models.fusion import (
     IntraAttention,
     RelationNetwork,
     StageAttention,
+    StageGate,
     attention_weights,
     fuse_frames,
     normalise_over_time,
@@ -40,7 +41,7 @@ class TemporalFusionOutput:
     inter_weights: Float[Array, "b t"] | None
     frame_weights: Float[Array, "b t"]
     stage_features: Float[Array, "p b s c"]
-    stage_weights: Float[Array, "b p"]
+    stage_weights: Float[Array, "b p"]  # summing to 1, but for those of a gate
     before_neck: Float[Array, "b s c"] | None = None  # of the triplet loss; None without a neck
 
 
@@ -51,8 +52,8 @@ class TemporalFusionNet(nn.Module):
     `last_stride`, `last_dilation` of stage 4; `stages` fused, a subset of (1, 2, 3, 4) in ascending
     order; `num_stripes` S; `pooling` of a stripe, "mean" or "max"; `embed_dim` C; `frame_attention`
     a subset of ("intra", "inter"), their mean is taken, () is the plain mean over real frames;
-    `stage_attention` "mean" or "learned"; `neck` "none" or "bnneck" (see `Neck`), `neck_feature`
-    "after" or "before", which of its two sides is `features`; `relation_padding`
+    `stage_attention` "mean", "learned" or "gated"; `neck` "none" or "bnneck" (see `Neck`),
+    `neck_feature` "after" or "before", which of its two sides is `features`; `relation_padding`
     "mask" (padded slots count for nothing) or "reference" (the relation sums run over padded slots
     too, as published); `bounded_attention` keeps the published ReLU and sigmoid over the
     attentions' scores, False takes the softmax over time, with the relation's mean over the frames
@@ -118,6 +119,8 @@ class TemporalFusionNet(nn.Module):
             self.relation = RelationNetwork(scale, not self.bounded_attention, **types)
         if self.stage_attention == "learned":
             self.stage_scorer = StageAttention(**types, name="stage_attention")
+        if self.stage_attention == "gated":
+            self.stage_gate = StageGate(self.param_dtype)
         if self.neck == "bnneck":
             self.neck_net = Neck(self.num_stripes, **synced, name="neck")
         if self.num_classes:
@@ -176,10 +179,13 @@ class TemporalFusionNet(nn.Module):
                 for p in self.stages
             ]
         )
+        wide = jnp.promote_types(self.dtype, jnp.float32)
         if self.stage_attention == "learned":
             stage_weights = self.stage_scorer(stage_features)
+        elif self.stage_attention == "gated":
+            gate = self.stage_gate(len(self.stages)).astype(wide)
+            stage_weights = jnp.broadcast_to(gate, (b, len(self.stages)))
         else:
-            wide = jnp.promote_types(self.dtype, jnp.float32)
             stage_weights = jnp.full((b, len(self.stages)), 1 / len(self.stages), wide)
         stage_features = stage_features.astype(stage_weights.dtype)
         features = jnp.einsum("bp,pbsc->bsc", stage_weights, stage_features)

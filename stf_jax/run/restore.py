@@ -20,6 +20,9 @@ from stf_jax.models.weights.torch_names import group_of, reference_name
 from stf_jax.run import checkpoint
 from stf_jax.run.run_files import read_run_files, run_config
 
+# What a model may have more or less of than the run that it starts from.
+_PARTS = ("intra_attention", "relation", "stage_attention", "stage_gate", "neck")
+
 
 def default_checkpoint(workdir: Path) -> str:
     """Return which checkpoint of a run is used where none is asked for.
@@ -124,9 +127,9 @@ def starting_variables(
     """Return the variables that training starts from, as `config.pretrained` says.
 
     "none" is random weights; a folder is another run's workdir (its default checkpoint; a
-    classifier of another number of identities is re-initialised, which `report` gets); anything
-    else a weights file or hf:// address for `models.weights.pretrained`. Raises UserError where it
-    does not fit.
+    classifier of another number of identities is re-initialised, which `report` gets, and with
+    `config.pretrained_partial` attentions and neck that differ); anything else a weights file or
+    hf:// address for `models.weights.pretrained`. Raises UserError where it does not fit.
     """
 
     def init() -> dict[str, Any]:
@@ -138,8 +141,7 @@ def starting_variables(
     # Shapes alone: weights that do not fit are reported before an initialisation is compiled.
     template = jax.eval_shape(init)
     if Path(source).is_dir():
-        parts = ["stage_attention", "neck"] if config.pretrained_partial else []
-        optional = ["classifier", *parts]
+        optional = ["classifier", *(_PARTS if config.pretrained_partial else ())]
         which = default_checkpoint(Path(source))
         found, fresh = checkpoint.restore_model(
             Path(source) / "checkpoints", template, which, optional

@@ -24,6 +24,7 @@ GROUP_OF = {
     "intra_attention": "rest",
     "relation": "rest",
     "stage_attention": "rest",
+    "stage_gate": "rest",
     "neck": "rest",
 }
 

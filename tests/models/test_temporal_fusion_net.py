@@ -261,6 +261,34 @@ def test_learned_stage_attention_starts_as_the_mean(variables, output):
     close(found.features, expected)
 
 
+def test_a_gate_starts_as_the_last_stage_alone(variables):
+    model = SMALL.clone(stage_attention="gated")
+    params = {**variables["params"], "stage_gate": {"scale": jnp.zeros(1)}}
+    found = evaluate(model, {**variables, "params": params}, *batch())
+    late = evaluate(SMALL.clone(stages=(4,)), variables, *batch())
+    close(found.features, late.features)
+    close(found.stage_weights, np.tile([0, 1], (B, 1)))
+    params["stage_gate"] = {"scale": jnp.full(1, -0.25)}
+    found = evaluate(model, {**variables, "params": params}, *batch())
+    close(found.stage_weights, np.tile([-0.25, 1], (B, 1)))
+    early, last = found.stage_features
+    close(found.features, last - 0.25 * early)
+
+
+def test_a_gate_learns_from_its_start(variables):
+    model = SMALL.clone(stage_attention="gated")
+
+    def loss(gate):
+        params = {**variables["params"], "stage_gate": {"scale": gate}}
+        return evaluate(model, {**variables, "params": params}, *batch()).features.sum()
+
+    slope = jax.grad(loss)(jnp.zeros(1))
+    step = 1e-2
+    difference = (loss(jnp.full(1, step)) - loss(jnp.full(1, -step))) / (2 * step)
+    np.testing.assert_allclose(slope[0], difference, rtol=1e-3)
+    assert abs(slope[0]) > 0.1
+
+
 def test_maps_of_frames_and_of_stages_are_pooled_alike(monkeypatch):
     pooled = []
 

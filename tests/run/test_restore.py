@@ -87,6 +87,25 @@ def test_training_starts_from_the_default_checkpoint(
         assert values_of(found) == expected
 
 
+@pytest.mark.parametrize(
+    "part", ["intra_attention", "relation", "stage_attention", "stage_gate", "neck"]
+)
+def test_a_partial_start_leaves_new_parts_as_drawn(
+    tmp_path: Path, initialised: list[Any], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """So that attentions and a gate are added to a run of mean pooling."""
+    workdir = make_run(tmp_path / "run", "test")
+    config = changed(Config(), {"pretrained": str(workdir)})
+    given = variables(0, classifier=0, **{part: 3})
+    monkeypatch.setattr(restore, "init_variables", lambda *_: given)
+    model = build_model(config.model, 0)
+    with pytest.raises(UserError, match=f"params/{part}/w"):
+        starting_variables(model, config, report=lambda _: None)
+    config = changed(config, {"pretrained_partial": True})
+    found = starting_variables(model, config, report=lambda _: None)
+    assert values_of(found) == {"backbone": 2, "stage_attention": 2, "mean": 2} | {part: 0}
+
+
 def test_a_run_is_restored_as_asked(tmp_path: Path, initialised: list[Any]) -> None:
     workdir = make_run(tmp_path / "run", "test")
     config = changed(Config(), {"seed": 9, "data.height": 48, "data.width": 24})

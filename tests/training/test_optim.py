@@ -306,7 +306,7 @@ def test_float64_parameters_stay_float64():
 
 
 def test_the_backbone_and_the_classifier_are_groups_of_their_own():
-    rest = ("embedding", "intra_attention", "relation", "stage_attention", "neck")
+    rest = ("embedding", "intra_attention", "relation", "stage_attention", "stage_gate", "neck")
     params = {name: {"w": 0} for name in ("backbone", "classifier", *rest)}
     assert parameter_groups(params) == {
         "backbone": {"w": "backbone"},

@@ -2,7 +2,7 @@
 
 The names are those of the reference implementation of the paper, whose backbone (below `base.`) is
 named as in torchvision. The learned stage attention was never published; it is `stage_attention`.
-The neck, which the reference lacks, is `neck.STRIPE`.
+The gate and the neck, which the reference lacks, are `stage_gate` and `neck.STRIPE`.
 A tensor's path in the Flax variables is (collection, group, ..., leaf).
 """
 
@@ -30,6 +30,7 @@ _GROUPS = {
     "relation_g": "relation",
     "relation_f": "relation",
     "stage_attention": "stage_attention",
+    "stage_gate": "stage_gate",
     "neck": "neck",
     "fc_list": "classifier",
 }
@@ -72,6 +73,8 @@ def _module_name(modules: Path) -> str:
             return f"relation_{net}.{2 * int(index)}"
         case ("stage_attention", "score"):
             return "stage_attention"
+        case ("stage_gate",):
+            return "stage_gate"
         case ("neck", part):
             return f"neck.{part.removeprefix('bn_')}"
         case ("classifier", part):

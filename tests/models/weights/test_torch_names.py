@@ -82,6 +82,7 @@ TABLE = [
     ("params/relation/g_3/bias", (512,), "relation_g.6.bias", (512,)),
     ("params/relation/f_1/kernel", (128, 1), "relation_f.2.weight", (1, 128)),
     ("params/stage_attention/score/kernel", (12, 1), "stage_attention.weight", (1, 12)),
+    ("params/stage_gate/scale", (1,), "stage_gate.weight", (1,)),
     ("params/neck/bn_1/scale", (6,), "neck.1.weight", (6,)),
     ("batch_stats/neck/bn_0/var", (6,), "neck.0.running_var", (6,)),
     ("params/classifier/fc_1/kernel", (6, 5), "fc_list.1.weight", (5, 6)),
