@@ -18,7 +18,17 @@ VARIANTS = {
     "2+4, both": ((2, 4), ("intra", "inter"), "mean"),
     "2+3+4, both": ((2, 3, 4), ("intra", "inter"), "mean"),
     "2+4, both, learned": ((2, 4), ("intra", "inter"), "learned"),
+    "2+4, both, gated": ((2, 4), ("intra", "inter"), "gated"),
 }
+# What the paper claims, and what the stage attentions add: variant, and what it is to be above.
+CLAIMS = (
+    ("late, both", "late, none"),
+    ("2+4, both", "2+4, none"),
+    ("2+4, both", "late, both"),
+    ("2+3+4, both", "late, both"),
+    ("2+4, both, learned", "late, both"),
+    ("2+4, both, gated", "late, both"),
+)
 
 
 def get_config() -> Config:

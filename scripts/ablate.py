@@ -1,16 +1,21 @@
 """Every variant of configs/ablation.py over seeds: one table. See scripts/ablate.sh."""
 
 import argparse
-import importlib.util
+import runpy
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from compare import common_rules, ranking_of
+from paired_gain import gain
 from train_and_score import train_and_score
 
 from stf_jax.config import changed, check_config
+from stf_jax.data.source import evaluation_table
 from stf_jax.devices import use_compilation_cache
 from stf_jax.errors import UserError, prints_user_errors
+from stf_jax.evaluation import Ranking
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
 from stf_jax.training.stop_request import RunStoppedError
@@ -19,14 +24,9 @@ ABLATION = Path(__file__).parents[1] / "configs" / "ablation.py"
 SHOWN = ("mAP", "rank-1", "rank-5", "mINP")
 
 
-def variants() -> dict[str, Any]:
-    """Return the variants: name -> (stages, frame attention, stage attention)."""
-    spec = importlib.util.spec_from_file_location("ablation", ABLATION)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.VARIANTS
+def ablation() -> dict[str, Any]:
+    """Return what configs/ablation.py defines: VARIANTS, CLAIMS."""
+    return runpy.run_path(str(ABLATION))
 
 
 def format_rows(rows: dict[str, list[dict[str, Any]]], finished: bool) -> str:
@@ -54,7 +54,8 @@ def run(seeds: list[int], only: list[str], argv: list[str]) -> None:
         argv = ["--config", str(ABLATION), *argv]
     options, overrides = parse(argv)
     rows: dict[str, list[dict[str, Any]]] = {}
-    wanted = variants()
+    rankings: dict[str, list[Ranking]] = defaultdict(list)
+    wanted, claimed = (ablation()[name] for name in ("VARIANTS", "CLAIMS"))
     unknown = [name for name in only if name not in wanted]
     if unknown:
         raise UserError(f"--only {unknown[0]!r}: expected one of {', '.join(map(repr, wanted))}")
@@ -75,10 +76,19 @@ def run(seeds: list[int], only: list[str], argv: list[str]) -> None:
             workdir = options.workdir / f"{name}-seed{seed}"
             print(f"{variant}, seed {seed}", file=sys.stderr)
             entries = train_and_score(config, workdir)
-            rows.setdefault(variant, []).append(next(iter(entries.values())))
-        print(format_rows(rows, finished=seed == seeds[-1]))
-    table = {variant: across_splits(entries) for variant, entries in rows.items()}
-    write_scores(options.workdir / "ablation.json", table)
+            row = next(iter(entries.values()))
+            rows.setdefault(variant, []).append(row)
+            if any(variant in pair for pair in claimed):
+                table, rules = evaluation_table(config.data), common_rules({variant: row})
+                rankings[variant].append(ranking_of(workdir, row, table, **rules))
+        gains = [
+            gain(*pair, *(rankings[name] for name in pair))
+            for pair in claimed
+            if all(name in rankings for name in pair)
+        ]
+        print("\n".join([format_rows(rows, finished=seed == seeds[-1]), *gains]))
+    summary = {variant: across_splits(entries) for variant, entries in rows.items()}
+    write_scores(options.workdir / "ablation.json", summary)
 
 
 @prints_user_errors

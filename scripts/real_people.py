@@ -1,11 +1,14 @@
 """Models on real people, split by split: a table. See scripts/real_people.sh."""
 
 import argparse
+import os
+import queue
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +16,7 @@ import jax
 import numpy as np
 from benchmarking.drawn_run import MODELS
 from colour_histogram import colour_histograms
+from paired_gain import gain
 from splits import split_names
 from train_and_score import train_and_score
 
@@ -24,7 +28,7 @@ from stf_jax.data.sampling import evaluation_plan
 from stf_jax.data.source import evaluation_table
 from stf_jax.devices import use_compilation_cache
 from stf_jax.errors import UserError, prints_user_errors
-from stf_jax.evaluation import Ranking, mean_ap_difference
+from stf_jax.evaluation import Ranking
 from stf_jax.evaluation.centring import camera_means
 from stf_jax.evaluation.features.table import extract_table
 from stf_jax.evaluation.scores import write_scores
@@ -38,7 +42,6 @@ from stf_jax.training.stop_request import RunStoppedError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pku_reid.py"
 DEMO = Path("runs/demo-0/fusion")
-TRAINED = dict(reversed(MODELS.items()))  # mean pooling first
 CENTRED = ("as it is", "centred")
 WAYS = ("partitions", "reversed")  # queries in camera 1; in camera 2
 Features = Callable[[TrackletTable], np.ndarray]
@@ -85,16 +88,19 @@ def of_run(workdir: Path, config: Config) -> Features:
     return lambda table: extract_table(model, variables, table, config).features
 
 
-def models(config: Config, workdir: Path) -> Iterator[tuple[str, Features]]:
-    """Yield each model's name and features on the split of `config`; trains what is missing."""
+def models(config: Config, workdir: Path, trained: Sequence[str]) -> Iterator[tuple[str, Features]]:
+    """Yield each model's name and features on the split of `config`; trains what is missing.
+
+    `trained`: names of `MODELS`, after those that need no training here.
+    """
     yield "histogram", lambda table: colour_histograms(table)
     if (DEMO / "scores.json").is_file():  # trained to its end
         own = run_config(DEMO)
         data = {"data.root": config.data.root, "data.partitions": config.data.partitions}
         yield "demo", of_run(DEMO, changed(own, data))
     yield "frozen", frozen(config)
-    for name, values in TRAINED.items():
-        own = changed(config, values)
+    for name in trained:
+        own = changed(config, MODELS[name])
         folder = workdir / f"{name.replace(' ', '-')}-{Path(config.data.partitions).stem[-2:]}"
         train_and_score(own, folder)
         yield name, of_run(folder, own)
@@ -133,33 +139,11 @@ def table_of(rankings: dict[Key, list[Ranking]]) -> str:
     return "\n".join(lines)
 
 
-def gain(rankings: dict[Key, list[Ranking]], one: str, other: str) -> str:
-    """Return a line: mAP of `one` over `other`, both directions, its 95 % interval over people.
-
-    A resample draws people with replacement; a person counts in all splits that test it.
-    """
-    both = (
-        joined([ranking for way in WAYS for ranking in rankings[Key(model, way, False)]])
-        for model in (one, other)
-    )
-    mean, low, high = (100 * value for value in mean_ap_difference(*both, resamples=2000))
-    return (
-        f"{one} over {other}: {mean:+.1f} mAP, 95 % interval over people {low:+.1f} to {high:+.1f}"
-    )
-
-
-def joined(found: list[Ranking]) -> Ranking:
-    """Return the first one with the queries of all: enough for `mean_ap_difference`."""
-    names = ("query_ids", "average_precisions", "match_counts")
-    arrays = {name: np.concatenate([getattr(each, name) for each in found]) for name in names}
-    return replace(found[0], **arrays)
-
-
-def score_split(config: Config, workdir: Path) -> None:
+def score_split(config: Config, workdir: Path, trained: Sequence[str]) -> None:
     """Score every model on the split of `config`, training what is missing; write `file_of`."""
     use_compilation_cache(config.compilation_cache)
     arrays = {}
-    for model, features in models(config, workdir):
+    for model, features in models(config, workdir, trained):
         for way, centred, ranking in score(config, features):
             label = "/".join((model, way, CENTRED[centred]))
             arrays |= {f"{label}/{name}": value for name, value in vars(ranking).items()}
@@ -184,22 +168,26 @@ def scores_of(path: Path) -> dict[Key, Ranking]:
     return {key: Ranking(**fields) for key, fields in found.items()}
 
 
-def run(config: Config, workdir: Path, most: int) -> int:
-    """Score every model on the first `most` splits; print the table after each.
+def run(config: Config, options: argparse.Namespace) -> int:
+    """Score the models on the first splits; print the table after each split.
 
     Each split has a process of its own: this command with --only. Return its status if not 0.
     """
-    names = split_names(config)[:most]
+    names = split_names(config)[: options.splits]
     rankings: dict[Key, list[Ranking]] = defaultdict(list)
-    for number, name in enumerate(names, 1):
-        done = subprocess.run([sys.executable, *sys.argv, "--only", name], check=False)
-        if done.returncode:
-            return done.returncode
-        for key, ranking in scores_of(file_of(name, workdir)).items():
+    for number, (name, status) in enumerate(in_processes(names, options.jobs), 1):
+        if status:
+            return status
+        for key, ranking in scores_of(file_of(name, options.workdir)).items():
             rankings[key].append(ranking)
         print(f"\n{number} of {len(names)} splits\n{table_of(rankings)}")
-        for model in ("late fusion", "fusion"):
-            print(gain(rankings, model, "mean pooling"))
+        baseline, *others = options.models
+        for model in others:
+            one, other = (
+                [ranking for way in WAYS for ranking in rankings[Key(name, way, False)]]
+                for name in (model, baseline)
+            )
+            print(gain(model, baseline, one, other))
         sys.stdout.flush()
     rows = {
         f"{key.model}, {key.way}{', centred' if key.centred else ''}": {
@@ -208,28 +196,86 @@ def run(config: Config, workdir: Path, most: int) -> int:
         }
         for key, found in rankings.items()
     }
-    write_scores(workdir / "real_people.json", rows)
+    write_scores(options.workdir / "real_people.json", rows)
     return 0
+
+
+def in_processes(names: Sequence[str], jobs: int) -> Iterator[tuple[str, int]]:
+    """Yield each split's name and the status of its process, in order; `jobs` run at once.
+
+    Each has its share of the cores. When the caller leaves, those that run are told to stop.
+    """
+    shares = np.array_split(usable_cores(), jobs)
+    free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+    for share in shares:
+        free.put(share)
+    running: set[subprocess.Popen[bytes]] = set()
+
+    def status(name: str) -> int:
+        cores = free.get()
+        own = ["--only", name, "--cores", ",".join(map(str, cores))]
+        child = subprocess.Popen([sys.executable, *sys.argv, *own])
+        running.add(child)
+        try:
+            return child.wait()
+        finally:
+            running.discard(child)
+            free.put(cores)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        found = [pool.submit(status, name) for name in names]
+        try:
+            for name, future in zip(names, found, strict=True):
+                yield name, future.result()
+        finally:
+            for future in found:
+                future.cancel()
+            for child in tuple(running):
+                child.terminate()
+
+
+def usable_cores() -> list[int]:
+    """Return the cores that this process may use; none where the system does not say."""
+    known = getattr(os, "sched_getaffinity", None)
+    return [] if known is None else sorted(known(0))
+
+
+def default_jobs() -> int:
+    """Two where there is no GPU: so small models gain little from a second core."""
+    return 1 if shutil.which("nvidia-smi") else min(2, max(1, len(usable_cores())))
 
 
 @prints_user_errors
 def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--workdir", type=Path, help="default: runs/ and the config's name")
     parser.add_argument("--splits", type=int, default=10, help="so many of the ten")
+    parser.add_argument("--models", nargs="+", default=["mean pooling", "fusion"], choices=MODELS)
+    parser.add_argument("--jobs", type=int, default=default_jobs(), help="splits at once")
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--cores", default="", help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
     if not 1 <= options.splits <= 10:
         raise UserError(f"--splits {options.splits}: expected 1 to 10")
-    own, overrides = parse(["--config", str(CONFIG), *rest])
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: expected 1 or more")
+    options.workdir = options.workdir or Path("runs") / options.config.stem
+    own, overrides = parse(
+        ["--config", str(options.config), "--workdir", str(options.workdir), *rest]
+    )
     fixed = [o for o in overrides if o.startswith(("--config.evaluation.", "--config.augment.pad"))]
     if fixed:
         raise UserError(f"{fixed[0]}: expected none of these; all models are compared in one way")
     config = read_config(own, overrides)
     if not options.only:
-        return run(config, own.workdir, options.splits)
+        return run(config, options)
+    if options.cores:
+        os.sched_setaffinity(0, map(int, options.cores.split(",")))
     try:
-        score_split(changed(config, {"data.partitions": options.only}), own.workdir)
+        config = changed(config, {"data.partitions": options.only})
+        score_split(config, options.workdir, options.models)
     except RunStoppedError as stopped:
         return stopped.status
     return 0

@@ -141,6 +141,14 @@ def test_doubtful_joins_are_marked(tmp_path: Path) -> None:
     assert marks == people.doubtful.tolist()
 
 
+def test_without_times_there_is_no_time_line(tmp_path: Path) -> None:
+    for sources, drawn in (({}, True), ({"sources": None, "rates": None}, False)):
+        people = stf_jax.identify_tracklets({"hall": make_set(HALL, 1, **sources)}, people=3)
+        page = stf_jax.write_identities(tmp_path, people).read_text()
+        assert ('class="lanes"' in page) == ("in the order of time" in page) == drawn
+        assert ("time not known" in page) == (not drawn)
+
+
 def test_seen_at_the_same_time_or_too_far_apart() -> None:
     rows = ((0, 1, 1, 1, 50), (0, 1, 2, 40, 60), (0, 2, 1, 70, 80), (0, 2, 2, 500, 510))
     one = {"all": make_set(rows, 1)}

@@ -43,6 +43,7 @@ EXPECTED = {
     "demo": (140, DRAWN + LEARNED_256 + (256 + 1) * 140),
     "ablation": (140, DRAWN + LEARNED_256 + (256 + 1) * 140),
     "pku_reid": (37, MOBILE + (512 + 1) * 37),
+    "pku_reid_drawn": (37, DRAWN + 1 + (256 + 1) * 37),
     "street": (5, DRAWN + LEARNED_256 + (256 + 1) * 5),
 }
 CLASSES_140 = (256 + 1) * 140
@@ -55,6 +56,7 @@ VARIANTS = {
     "2+4, both": DRAWN + CLASSES_140,
     "2+3+4, both": DRAWN + CLASSES_140,
     "2+4, both, learned": DRAWN + LEARNED_256 + CLASSES_140,
+    "2+4, both, gated": DRAWN + 1 + CLASSES_140,
 }
 
 

@@ -1,9 +1,12 @@
 """The table and the interval of scripts/real_people.py."""
 
+import time
+
 import numpy as np
 import pytest
 import real_people
-from real_people import WAYS, Key, gain, main, table_of
+from paired_gain import gain
+from real_people import Key, in_processes, main, table_of
 
 from stf_jax.config import Config, changed
 from stf_jax.evaluation import Ranking, rank_gallery
@@ -37,24 +40,21 @@ def ranking(people: list[int], places: list[int]) -> Ranking:
 
 def test_the_gain_is_that_of_all_queries_and_its_interval_resamples_people() -> None:
     people = [1, 2, 3, 4]
-    rankings = {}
-    for way in WAYS:
-        rankings[Key("one", way, False)] = [ranking(people, [1, 1, 1, 2])] * 2
-        rankings[Key("other", way, False)] = [ranking(people, [2, 2, 2, 2])] * 2
-    line = gain(rankings, "one", "other")
+    one, other = ranking(people, [1, 1, 1, 2]), ranking(people, [2, 2, 2, 2])
+    line = gain("one", "other", [one] * 4, [other] * 4)
     assert line.startswith("one over other: +37.5 mAP, 95 % interval over people ")
     low, high = map(float, line.partition("people ")[2].split(" to "))
     assert 0 <= low < 37.5 < high == 50
     # Of one person's gain alone a resample can have none.
-    few = {key: [ranking(people, [1, 2, 2, 2])] for key in rankings if key.model == "one"}
-    few |= {key: [ranking(people, [2, 2, 2, 2])] for key in rankings if key.model == "other"}
-    assert "+12.5 mAP, 95 % interval over people +0.0 to +37.5" in gain(few, "one", "other")
+    few = ranking(people, [1, 2, 2, 2])
+    line = gain("one", "other", [few] * 2, [other] * 2)
+    assert "+12.5 mAP, 95 % interval over people +0.0 to +37.5" in line
 
 
 def test_the_table_has_mean_and_deviation_of_the_splits() -> None:
     rankings = {
         Key("fusion", way, centred): [ranking([1, 2], [1, 1]), ranking([1, 2], [1, 2])]
-        for way in WAYS
+        for way in real_people.WAYS
         for centred in (False, True)
     }
     head, first, second = table_of(rankings).splitlines()
@@ -72,7 +72,7 @@ def test_scores_of_a_split_come_back(tmp_path, monkeypatch) -> None:
     found = [("partitions", False, ranked), ("reversed", True, ranked)]
     monkeypatch.setattr(real_people, "score", lambda *_: found)
     config = changed(Config(), {"data.partitions": "partitions_07.pkl"})
-    real_people.score_split(config, tmp_path)
+    real_people.score_split(config, tmp_path, names)
     scores = real_people.scores_of(real_people.file_of("partitions_07.pkl", tmp_path))
     assert list(scores) == [
         Key(model, way, centred) for model in names for way, centred, _ in found
@@ -92,10 +92,32 @@ def test_a_split_that_fails_ends_all(tmp_path, monkeypatch, capfd) -> None:
     assert "partitions_00.pkl" in capfd.readouterr().err
 
 
+def test_splits_run_side_by_side_and_come_in_order(monkeypatch, capfd) -> None:
+    code = (
+        "import sys, time; name = sys.argv[sys.argv.index('--only') + 1];"
+        "time.sleep(0.5 * (name == 'a')); sys.exit(int(name == 'c'))"
+    )
+    monkeypatch.setattr("sys.argv", ["-c", code])
+    found = in_processes(["a", "b", "c", "d"], 2)
+    assert [next(found) for _ in range(3)] == [("a", 0), ("b", 0), ("c", 1)]
+    found.close()
+
+
+def test_leaving_stops_what_runs(monkeypatch) -> None:
+    code = "import sys, time; time.sleep(60 * ('b' in sys.argv))"
+    monkeypatch.setattr("sys.argv", ["-c", code])
+    start = time.monotonic()
+    found = in_processes(["a", "b"], 2)
+    assert next(found) == ("a", 0)
+    found.close()
+    assert time.monotonic() - start < 30
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["--splits", "11"], "error: --splits 11: expected 1 to 10"),
+        (["--jobs", "0"], "error: --jobs 0: expected 1 or more"),
         (["--workdir", "w", "--config.evaluation.flip=True"], "compared in one way"),
         (["--workdir", "w", "--config.data.root=nowhere"], "nowhere: no partitions_NN.pkl"),
     ],

@@ -608,7 +608,8 @@ def test_splits_are_summed_up_by_mean_and_deviation() -> None:
 def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys) -> None:
     ablate = script("ablate")
     chosen = {"late, none": ((4,), (), "mean"), "2+4, both": ((2, 4), ("intra", "inter"), "mean")}
-    monkeypatch.setattr(ablate, "variants", lambda: chosen)
+    claims = [tuple(reversed(chosen)), ("2+4, both", "not run")]
+    monkeypatch.setattr(ablate, "ablation", lambda: {"VARIANTS": chosen, "CLAIMS": claims})
     argv = [*tiny_arguments(tiny_config(layout), tmp_path), "--seeds", "3"]
     monkeypatch.setattr("sys.argv", ["ablate.py", *argv])
     assert ablate.main() == 0
@@ -616,6 +617,9 @@ def test_ablation_goes_on_where_it_stopped(layout, tmp_path, monkeypatch, capsys
     assert "late, none" in first
     assert "2+4, both" in first
     table = json.loads((tmp_path / "ablation.json").read_text())
+    (gained,) = re.findall(r"^2\+4, both over late, none: ([+-][\d.]+) mAP, 95 %", first, re.M)
+    scored = [table[name]["mAP"]["mean"] for name in claims[0]]
+    assert gained == f"{100 * (scored[0] - scored[1]):+.1f}"
     for name, values in chosen.items():
         run = tmp_path / f"{name.replace(', ', '-').replace('+', '')}-seed3"
         used = run_config(run)
@@ -656,7 +660,7 @@ def test_ablation_over_seeds(layout, tmp_path, monkeypatch, capsys) -> None:
 
     monkeypatch.setattr(ablate, "train_and_score", scored)
     chosen = {"late, none": ((4,), (), "mean"), "2+4, intra": ((2, 4), ("intra",), "learned")}
-    monkeypatch.setattr(ablate, "variants", lambda: chosen)
+    monkeypatch.setattr(ablate, "ablation", lambda: {"VARIANTS": chosen, "CLAIMS": ()})
     argv = [*tiny_arguments(tiny_config(layout), tmp_path), "--seeds", "1,4"]
     monkeypatch.setattr("sys.argv", ["ablate.py", *argv])
     assert ablate.main() == 0

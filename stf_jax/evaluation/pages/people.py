@@ -118,7 +118,7 @@ def _person(
         )
     return {
         "number": person.number,
-        "lanes": sorted(lanes.items()),
+        "lanes": sorted(lanes.items()) if any(lanes.values()) else [],
         "cards": cards,
         "doubtful": sum(sighting.doubtful for sighting in person.sightings),
     }
