@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,7 +200,7 @@ def run(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-def in_processes(names: Sequence[str], jobs: int) -> Iterator[tuple[str, int]]:
+def in_processes(names: Sequence[str], jobs: int) -> Generator[tuple[str, int], None, None]:
     """Yield each split's name and the status of its process, in order; `jobs` run at once.
 
     Each has its share of the cores. When the caller leaves, those that run are told to stop.

@@ -142,8 +142,10 @@ def test_doubtful_joins_are_marked(tmp_path: Path) -> None:
 
 
 def test_without_times_there_is_no_time_line(tmp_path: Path) -> None:
-    for sources, drawn in (({}, True), ({"sources": None, "rates": None}, False)):
-        people = stf_jax.identify_tracklets({"hall": make_set(HALL, 1, **sources)}, people=3)
+    known = make_set(HALL, 1)
+    unknown = dataclasses.replace(known, sources=None, rates=None)
+    for features, drawn in ((known, True), (unknown, False)):
+        people = stf_jax.identify_tracklets({"hall": features}, people=3)
         page = stf_jax.write_identities(tmp_path, people).read_text()
         assert ('class="lanes"' in page) == ("in the order of time" in page) == drawn
         assert ("time not known" in page) == (not drawn)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_features import D, draw, save
+from gallery_features import D, draw, save
 from origins import make_origin
 from PIL import Image
 

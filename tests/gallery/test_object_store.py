@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from drawn_features import save
+from gallery_features import save
 
 from stf_jax.errors import UserError
 from stf_jax.gallery.__main__ import main
