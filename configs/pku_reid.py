@@ -29,8 +29,9 @@ def get_config() -> Config:
         "model.backbone": "mobilenet_v2",
         "model.last_stride": 1,
         "model.embed_dim": 512,
+        "model.stage_attention": "gated",  # an early stage costs at first: it has to earn its share
         "optimizer.lr_backbone": 3e-4,
-        "train.max_steps": 150,
+        "train.max_steps": 100,
         "train.evaluate_before": False,
         "evaluation.distance": "cosine",
         "evaluation.flip": True,

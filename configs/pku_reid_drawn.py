@@ -18,6 +18,6 @@ def get_config() -> Config:
         "model.backbone": "resnet18",
         "model.last_stride": 2,
         "model.embed_dim": 256,
-        "model.stage_attention": "gated",
+        "train.max_steps": 150,
     }
     return changed(load_config(Path(__file__).with_name("pku_reid.py")), values)

@@ -30,7 +30,7 @@ LEARNED_256 = 256 + 1
 # The demo's 140 training people, street's five; the training identities of the others.
 PUBLISHED = R50 + EMBED_4096 + INTRA_4096 + INTER_4096
 # MobileNetV2, C = 512.
-MOBILE = 2_223_872 + (1280 + 3) * 512 + (512 + 3) + (2 * 512 + 1) * 768 + RELATION + (512 + 1)
+MOBILE = 2_223_872 + (1280 + 3) * 512 + (512 + 3) + (2 * 512 + 1) * 768 + RELATION + 1
 DRAWN = R18 + EMBED_256 + INTRA_256 + INTER_256
 EXPECTED = {
     "mars": (625, PUBLISHED + (4096 + 1) * 625),
