@@ -65,8 +65,9 @@ def test_the_strong_recipe(name: str) -> None:
     assert (augment.per, augment.mirror, augment.erase) == ("tracklet", 0.5, 0.5)
     assert (model.neck, model.neck_feature) == ("bnneck", "after")
     assert config.evaluation.distance == "cosine"
-    # The method is the paper's.
-    method = ("stages", "frame_attention", "stage_attention", "embed_dim", "bounded_attention")
+    # The method is the paper's, but for the stages' shares.
+    assert model.stage_attention == "gated"
+    method = ("stages", "frame_attention", "embed_dim", "bounded_attention")
     mars = load_config(MARS).model
     assert [getattr(model, name) for name in method] == [getattr(mars, name) for name in method]
 

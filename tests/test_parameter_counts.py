@@ -37,9 +37,9 @@ EXPECTED = {
     "ilids_vid": (150, PUBLISHED + (4096 + 1) * 150),
     "prid2011": (89, PUBLISHED + (4096 + 1) * 89),
     "ls_vid": (842, PUBLISHED + (4096 + 1) * 842),
-    # The strong recipe: a neck, and no bias in the classifier.
-    "mars_strong": (625, PUBLISHED + 2 * 4096 + 4096 * 625),
-    "ilids_vid_strong": (150, PUBLISHED + 2 * 4096 + 4096 * 150),
+    # The strong recipe: a gate, a neck, and no bias in the classifier.
+    "mars_strong": (625, PUBLISHED + 1 + 2 * 4096 + 4096 * 625),
+    "ilids_vid_strong": (150, PUBLISHED + 1 + 2 * 4096 + 4096 * 150),
     "demo": (140, DRAWN + LEARNED_256 + (256 + 1) * 140),
     "ablation": (140, DRAWN + LEARNED_256 + (256 + 1) * 140),
     "pku_reid": (37, MOBILE + (512 + 1) * 37),

@@ -180,6 +180,8 @@ class StageGate(nn.Module):
     @nn.compact
     def __call__(self, num_stages: int) -> Float[Array, " p"]:
         """Weights of `num_stages` stages, the same for every tracklet."""
+        if num_stages == 1:  # a parameter without numbers is none that a checkpoint can hold
+            return jnp.ones(1, self.param_dtype)
         zeros = nn.initializers.zeros
         gate = self.param("scale", zeros, (num_stages - 1,), self.param_dtype)
         return jnp.append(gate, 1)

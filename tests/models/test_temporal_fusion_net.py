@@ -275,6 +275,15 @@ def test_a_gate_starts_as_the_last_stage_alone(variables):
     close(found.features, last - 0.25 * early)
 
 
+def test_a_gate_of_one_stage_is_no_parameter(variables):
+    late = SMALL.clone(stages=(4,))
+    gated = late.clone(stage_attention="gated")
+    close(
+        evaluate(gated, variables, *batch()).features, evaluate(late, variables, *batch()).features
+    )
+    assert "stage_gate" not in outline(gated)[0]["params"]
+
+
 def test_a_gate_learns_from_its_start(variables):
     model = SMALL.clone(stage_attention="gated")
 
