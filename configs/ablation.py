@@ -23,6 +23,7 @@ VARIANTS = {
 # What the paper claims, and what the stage attentions add: variant, and what it is to be above.
 CLAIMS = (
     ("late, both", "late, none"),
+    ("2+4, both", "late, none"),
     ("2+4, both", "2+4, none"),
     ("2+4, both", "late, both"),
     ("2+3+4, both", "late, both"),
