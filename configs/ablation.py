@@ -25,6 +25,8 @@ CLAIMS = (
     ("late, both", "late, none"),
     ("2+4, both", "late, none"),
     ("2+4, both", "2+4, none"),
+    ("2+4, both", "2+4, intra"),
+    ("2+4, both", "2+4, inter"),
     ("2+4, both", "late, both"),
     ("2+3+4, both", "late, both"),
     ("2+4, both, learned", "late, both"),
