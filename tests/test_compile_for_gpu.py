@@ -18,7 +18,8 @@ def test_what_is_likely_is_compiled() -> None:
     assert {"demo, train, resnet34", "demo, train, resnet50"} <= set(likely)
     assert {program.devices for program in likely.values()} == {1, 2, 8}
     assert any("remat=True" in option for program in likely.values() for option in program.options)
-    assert sum(name.startswith("ablation") for name in likely) == 8
+    assert sum(name.startswith("ablation") for name in likely) == 9
+    assert likely["demo, exported file"].step == "export"
     assert any(program.step == "neighbours" for program in likely.values())
     every = programs(rare=True)
     assert set(every) > set(likely)
