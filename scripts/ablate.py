@@ -55,7 +55,8 @@ def run(seeds: list[int], only: list[str], argv: list[str]) -> None:
     options, overrides = parse(argv)
     rows: dict[str, list[dict[str, Any]]] = {}
     rankings: dict[str, list[Ranking]] = defaultdict(list)
-    wanted, claimed = (ablation()[name] for name in ("VARIANTS", "CLAIMS"))
+    defined = ablation()
+    wanted, claimed = defined["VARIANTS"], defined["CLAIMS"]
     unknown = [name for name in only if name not in wanted]
     if unknown:
         raise UserError(f"--only {unknown[0]!r}: expected one of {', '.join(map(repr, wanted))}")

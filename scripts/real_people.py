@@ -21,6 +21,7 @@ from splits import split_names
 from train_and_score import train_and_score
 
 from stf_jax.config import Config, changed
+from stf_jax.cores import usable_cores
 from stf_jax.data.augment import normalise
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
@@ -205,22 +206,22 @@ def in_processes(names: Sequence[str], jobs: int) -> Generator[tuple[str, int], 
 
     Each has its share of the cores. When the caller leaves, those that run are told to stop.
     """
-    shares = np.array_split(usable_cores(), jobs)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
-    for share in shares:
+    for share in np.array_split(cores, jobs):
         free.put(share)
     running: set[subprocess.Popen[bytes]] = set()
 
     def status(name: str) -> int:
-        cores = free.get()
-        own = ["--only", name, "--cores", ",".join(map(str, cores))]
+        share = free.get()
+        own = ["--only", name, "--cores", ",".join(map(str, share))]
         child = subprocess.Popen([sys.executable, *sys.argv, *own])
         running.add(child)
         try:
             return child.wait()
         finally:
             running.discard(child)
-            free.put(cores)
+            free.put(share)
 
     with ThreadPoolExecutor(jobs) as pool:
         found = [pool.submit(status, name) for name in names]
@@ -234,15 +235,9 @@ def in_processes(names: Sequence[str], jobs: int) -> Generator[tuple[str, int], 
                 child.terminate()
 
 
-def usable_cores() -> list[int]:
-    """Return the cores that this process may use; none where the system does not say."""
-    known = getattr(os, "sched_getaffinity", None)
-    return [] if known is None else sorted(known(0))
-
-
 def default_jobs() -> int:
     """Two where there is no GPU: so small models gain little from a second core."""
-    return 1 if shutil.which("nvidia-smi") else min(2, max(1, len(usable_cores())))
+    return 1 if shutil.which("nvidia-smi") else min(2, usable_cores())
 
 
 @prints_user_errors
