@@ -13,7 +13,7 @@ from train_and_score import train_and_score
 
 from stf_jax.config import changed, check_config
 from stf_jax.data.source import evaluation_table
-from stf_jax.devices import use_compilation_cache
+from stf_jax.devices import set_up_process
 from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.evaluation import Ranking
 from stf_jax.evaluation.scores import across_splits, write_scores
@@ -72,7 +72,7 @@ def run(seeds: list[int], only: list[str], argv: list[str]) -> None:
             }
             config = changed(read_config(options, overrides), values)
             check_config(config)
-            use_compilation_cache(config.compilation_cache)
+            set_up_process(config.compilation_cache)
             name = variant.replace(", ", "-").replace("+", "")
             workdir = options.workdir / f"{name}-seed{seed}"
             print(f"{variant}, seed {seed}", file=sys.stderr)

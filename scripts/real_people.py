@@ -27,7 +27,7 @@ from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.data.pipeline import batches
 from stf_jax.data.sampling import evaluation_plan
 from stf_jax.data.source import evaluation_table
-from stf_jax.devices import use_compilation_cache
+from stf_jax.devices import set_up_process
 from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.evaluation import Ranking
 from stf_jax.evaluation.centring import camera_means
@@ -142,7 +142,7 @@ def table_of(rankings: dict[Key, list[Ranking]]) -> str:
 
 def score_split(config: Config, workdir: Path, trained: Sequence[str]) -> None:
     """Score every model on the split of `config`, training what is missing; write `file_of`."""
-    use_compilation_cache(config.compilation_cache)
+    set_up_process(config.compilation_cache)
     arrays = {}
     for model, features in models(config, workdir, trained):
         for way, centred, ranking in score(config, features):

@@ -6,7 +6,7 @@ from pathlib import Path
 from train_and_score import train_and_score
 
 from stf_jax.config import Config, changed
-from stf_jax.devices import use_compilation_cache
+from stf_jax.devices import set_up_process
 from stf_jax.errors import UserError, prints_user_errors
 from stf_jax.evaluation.scores import across_splits, write_scores
 from stf_jax.main import parse, read_config
@@ -53,7 +53,7 @@ def main() -> int:
         config = read_config(options, overrides)
         rows: dict[str, list[dict]] = {}
         names = split_names(config)
-        use_compilation_cache(config.compilation_cache)
+        set_up_process(config.compilation_cache)
         for name in names:
             own = changed(config, {"data.partitions": name})
             workdir = options.workdir / Path(name).stem

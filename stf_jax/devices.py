@@ -10,6 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from stf_jax.heap import keep_freed_memory
+
 DEVICES = "devices"  # the one name of the device axis
 
 
@@ -101,6 +103,12 @@ def replicate(tree: Any) -> Any:
     """
     mesh = Mesh(np.array(jax.local_devices()), (DEVICES,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def set_up_process(compilation_cache: str) -> None:
+    """Do what a command does before its first use of a device; `compilation_cache`: the setting."""
+    keep_freed_memory()
+    use_compilation_cache(compilation_cache)
 
 
 def use_compilation_cache(setting: str) -> Path | None:

@@ -409,9 +409,9 @@ def _run(config: Config, options: argparse.Namespace) -> int:
         with one_owner(options.output):  # a second one need not rank everything to be refused
             (_match if options.mode == "match" else _identify)(options)
         return 0
-    from stf_jax.devices import use_compilation_cache
+    from stf_jax.devices import set_up_process
 
-    use_compilation_cache(config.compilation_cache)
+    set_up_process(config.compilation_cache)
     if options.mode == "embed":
         from stf_jax.run.owner import one_owner_of_hosts
 

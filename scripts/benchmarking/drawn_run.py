@@ -16,7 +16,7 @@ from benchmarking.child import Row
 from benchmarking.settings import ROOT, Settings
 from stf_jax.config import Config, changed, load_config
 from stf_jax.data.decoded import ABOUT, FRAMES, NAMES
-from stf_jax.devices import use_compilation_cache
+from stf_jax.devices import set_up_process
 from stf_jax.run.metrics_log import read_metrics
 from stf_jax.train import train
 
@@ -49,7 +49,7 @@ def runs(
     """Yield a row for each seed of each model, trained `times` the demo's steps."""
     small = settings.platform == "cpu"
     people, training, steps, seeds = (24, 12, 12, 2) if small else (300, 140, 240, most_seeds)
-    use_compilation_cache(settings.compilation_cache)
+    set_up_process(settings.compilation_cache)
     with tempfile.TemporaryDirectory() as folder:
         root = draw(Path(folder), people, training)
         values = {

@@ -17,7 +17,7 @@ from benchmarking.settings import Settings
 from stf_jax.config import AugmentConfig, LossConfig, OptimizerConfig
 from stf_jax.data.batch import PackedBatch
 from stf_jax.data.sampling import Plan
-from stf_jax.devices import DEVICES, replicate, use_compilation_cache
+from stf_jax.devices import DEVICES, replicate, set_up_process
 from stf_jax.evaluation.features.extract import parallel_extract_step
 from stf_jax.models import build_model
 from stf_jax.models.variables import init_variables
@@ -43,7 +43,7 @@ def training(
     synchronised: bool = False,
 ) -> Training:
     """Return the recipe's step over `devices` (default: all) and the state before the first one."""
-    use_compilation_cache(settings.compilation_cache)
+    set_up_process(settings.compilation_cache)
     model = build_model(
         settings.model, settings.num_classes, axis_name=DEVICES if synchronised else None
     )
@@ -63,7 +63,7 @@ def training(
 
 def extraction(settings: Settings) -> tuple[Callable[..., Any], Any]:
     """Return the extraction step over all devices and the variables it takes."""
-    use_compilation_cache(settings.compilation_cache)
+    set_up_process(settings.compilation_cache)
     model = build_model(settings.model, 0)
     variables = init_variables(model, settings.seed, settings.height, settings.width)
     return parallel_extract_step(model, num_slots=settings.slots), replicate(variables)
