@@ -15,9 +15,12 @@ def get_config() -> Config:
         "pretrained_partial": True,  # it has no attentions
         # A camera's colours are those of all frames of a tracklet.
         "augment.per": "tracklet",
+        "augment.hsv_hue": 10,
+        "augment.hsv_saturation": 40,
+        "augment.hsv_value": 30,
         "model.backbone": "resnet18",
         "model.last_stride": 2,
         "model.embed_dim": 256,
-        "train.max_steps": 150,
+        "train.max_steps": 300,
     }
     return changed(load_config(Path(__file__).with_name("pku_reid.py")), values)
