@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
     On a CPU, XLA takes each program's temporary memory from malloc at every call. By default glibc
     gives so large a block back when it is freed, and the system clears every page of it again.
 
-    Call it before JAX's first use of a device: threads that have their own arena keep it.
+    Call it before NumPy is imported: a thread that is there already may have an arena of its own,
+    which later threads share, and which takes and gives back large blocks as before.
     Returns False and changes nothing where there is an NVIDIA GPU (its host threads had better not
     share an arena), without glibc, or if the user has set malloc by environment variables.
     """

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from stf_jax.config import KEYS, Config, changed, check_config, load_config, unknown_keys
 from stf_jax.errors import UserError, prints_user_errors
+from stf_jax.heap import keep_freed_memory
 
 EPILOG = """
 train and score:       python -m stf_jax.main --config configs/mars.py --workdir runs/mars
@@ -455,6 +456,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = Config() if options.mode == "identify" else read_config(options, overrides)
     if options.mode in _ON_ONE_HOST:
         return _run(config, options)
+    keep_freed_memory()
     alone = not _several_hosts(options) and not any(map(os.environ.get, _VARIABLES))
     if alone and options.mode != "embed":
         _check_data(config)  # of several hosts, those that have theirs would wait for this one

@@ -4,24 +4,29 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or any(Path("/dev").glob("nvidia*")),
+    reason="needs glibc's malloc, and no GPU",
+)
 
-# Page faults of a call that needs 64 MB, as XLA's programs do: from a thread, freed at its end.
+# Page faults of a call that needs 64 MB, as XLA's programs do; the median of twelve.
 PROGRAM = """
 import resource
-import jax, jax.numpy as jnp
 from stf_jax.heap import keep_freed_memory
 print(keep_freed_memory())
-step = jax.jit(lambda x: jnp.sort(jnp.sin(x)).sum())
+import jax, jax.numpy as jnp
+step = jax.jit(jnp.sin)
 x = jnp.arange(2.0**24)
 faults = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]
-for _ in range(5):
+for _ in range(12):
     step(x).block_until_ready()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print(faults[-1] - faults[-2])
+# The heap may grow in any of the first calls.
+print(sorted(b - a for a, b in zip(faults, faults[1:]))[len(faults) // 2])
 """
 
 
@@ -41,12 +46,10 @@ def result(**variables: str) -> tuple[bool, int]:
 def test_a_second_call_takes_no_new_memory():
     kept, faults = result()
     assert kept
-    assert faults < 1000, faults
+    unset, plain = result(MALLOC_ARENA_MAX="8")
+    assert not unset
+    assert 10 * faults < plain, (faults, plain)
 
 
-@pytest.mark.parametrize("variable", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
-def test_what_the_user_has_set_stays(variable):
-    value = "glibc.malloc.arena_max=8" if variable == "GLIBC_TUNABLES" else "8"
-    kept, faults = result(**{variable: value})
-    assert not kept
-    assert faults > 10_000, faults
+def test_tunables_of_the_user_stay():
+    assert not result(GLIBC_TUNABLES="glibc.malloc.arena_max=8")[0]
