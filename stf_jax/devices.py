@@ -106,7 +106,7 @@ def replicate(tree: Any) -> Any:
 
 
 def set_up_process(compilation_cache: str) -> None:
-    """Do what a command does before its first use of a device; `compilation_cache`: the setting."""
+    """Do what a script does before its first use of a device; `compilation_cache`: the setting."""
     keep_freed_memory()
     use_compilation_cache(compilation_cache)
 

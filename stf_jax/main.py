@@ -410,9 +410,9 @@ def _run(config: Config, options: argparse.Namespace) -> int:
         with one_owner(options.output):  # a second one need not rank everything to be refused
             (_match if options.mode == "match" else _identify)(options)
         return 0
-    from stf_jax.devices import set_up_process
+    from stf_jax.devices import use_compilation_cache
 
-    set_up_process(config.compilation_cache)
+    use_compilation_cache(config.compilation_cache)
     if options.mode == "embed":
         from stf_jax.run.owner import one_owner_of_hosts
 
@@ -456,7 +456,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = Config() if options.mode == "identify" else read_config(options, overrides)
     if options.mode in _ON_ONE_HOST:
         return _run(config, options)
-    keep_freed_memory()
+    keep_freed_memory()  # before NumPy is imported
     alone = not _several_hosts(options) and not any(map(os.environ.get, _VARIABLES))
     if alone and options.mode != "embed":
         _check_data(config)  # of several hosts, those that have theirs would wait for this one

@@ -177,7 +177,7 @@ def test_options_reach_what_they_are_for(tmp_path, monkeypatch) -> None:
     matches = SimpleNamespace(nobody=None)
     recorded("match.match_tracklets", matches)
     recorded("match.write_matches")
-    monkeypatch.setattr("stf_jax.devices.set_up_process", calls.append)
+    monkeypatch.setattr("stf_jax.devices.use_compilation_cache", calls.append)
     read = "stf_jax.evaluation.features.feature_files.read_features"
     monkeypatch.setattr(read, lambda path: path.name)
 
