@@ -15,6 +15,10 @@ from stf_jax.errors import UserError, import_extra, raise_system_fault
 from stf_jax.evaluation.features.origin import FeatureOrigin
 
 TABLE = "tracklets"
+REACHED = (  # what an object store's address has to be
+    "an address that is reached, with credentials (AWS_ENDPOINT, AWS_ACCESS_KEY_ID ...) that may "
+    "read and write there"
+)
 _ORIGIN = b"stf_jax.origin"
 
 
@@ -98,8 +102,7 @@ def reported(where: str) -> Iterator[None]:
             raise_system_fault(error, where)
         reason = " ".join(str(error).split())
         expected = (
-            "an address that is reached, with credentials (AWS_ENDPOINT, AWS_ACCESS_KEY_ID ...) "
-            "that may read and write there"
+            REACHED
             if is_remote(where)
             else "a gallery that is whole: what was written before is in its earlier versions"
         )

@@ -1,7 +1,9 @@
 """One writer of a gallery at a time, in a folder or in an object store."""
 
+import json
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,9 +12,9 @@ from typing import Any
 
 from stf_jax.errors import UserError, import_extra
 from stf_jax.folder_lock import one_owner
-from stf_jax.gallery.table import connect, is_remote, reported
+from stf_jax.gallery.table import REACHED, is_remote
 
-WRITER = "writer"  # a table beside the gallery's, there while an object store's is written
+LOCK = "writer.json"  # beside the tables, there while a gallery in an object store is written
 
 
 @contextmanager
@@ -20,33 +22,27 @@ def one_writer(where: str) -> Iterator[None]:
     """Owns the gallery inside; UserError, which names the other one, where it is being written.
 
     A folder has a lock of the system, which ends with its process. An object store has none, but
-    makes an object of a name once only: a table, which a killed process leaves behind (`unlock`).
+    makes an object only where there is none of its name: a killed process leaves that (`unlock`).
+    A table of LanceDB would not do: of two that create it at once, both may succeed.
     """
     if not is_remote(where):
         with one_owner(Path(where)):
             yield
         return
-    pa = import_extra("pyarrow", "gallery")
-    database = connect(where)
     this = {
         "process": os.getpid(),
         "host": socket.gethostname(),
         "start": datetime.now(UTC).isoformat(timespec="seconds"),
+        "token": uuid.uuid4().hex,
     }
-    with reported(where):
-        try:
-            database.create_table(WRITER, data=pa.Table.from_pylist([this]))
-        except ValueError as error:
-            if "already exists" not in str(error):
-                raise
-            raise UserError(
-                f"{where}: is being written by {_writer(database)}; wait until it ends, or, if it "
-                f"was killed: python -m stf_jax.gallery unlock {where}"
-            ) from None
+    with _store(where) as store:
+        _acquire(store, where, this)
     try:
         yield
     finally:
-        _release(database, where)
+        with _store(where) as store:
+            if _holder(store) == this:  # not another's, whom `unlock` let in
+                store.delete(LOCK)
 
 
 def unlock(where: str) -> str:
@@ -55,23 +51,51 @@ def unlock(where: str) -> str:
     Raises UserError where nothing is being written, and for a folder, which needs none.
     """
     if is_remote(where):
-        database = connect(where)
-        with reported(where):
-            if WRITER in database.list_tables().tables:
-                said = _writer(database)
-                _release(database, where)
-                return said
+        with _store(where) as store:
+            if (holder := _holder(store)) is not None:
+                store.delete(LOCK)
+                return _said(holder)
     raise UserError(f"{where}: is not being written; there is nothing to unlock")
 
 
-def _writer(database: Any) -> str:
+def _acquire(store: Any, where: str, this: dict[str, Any]) -> None:
+    exists = import_extra("obstore.exceptions", "gallery").AlreadyExistsError
     try:
-        (row,) = database.open_table(WRITER).to_arrow().to_pylist()
-        return "process {process} on {host} since {start}".format_map(row)
-    except (ValueError, KeyError, RuntimeError, OSError):  # it is being made or released just now
+        store.put(LOCK, json.dumps(this).encode(), mode="create")
+    except exists:
+        holder = _holder(store)
+        if holder == this:  # a request whose answer was lost is sent again
+            return
+        raise UserError(
+            f"{where}: is being written by {_said(holder)}; wait until it ends, or, if it was "
+            f"killed: python -m stf_jax.gallery unlock {where}"
+        ) from None
+
+
+def _holder(store: Any) -> dict[str, Any] | None:
+    """What the object says of who writes; None where there is none."""
+    missing = import_extra("obstore.exceptions", "gallery").NotFoundError
+    try:
+        return json.loads(bytes(store.get(LOCK).bytes()))
+    except (missing, FileNotFoundError):
+        return None
+
+
+def _said(holder: dict[str, Any] | None) -> str:
+    if holder is None:  # it has ended just now
         return "another process"
+    return "process {process} on {host} since {start}".format_map(holder)
 
 
-def _release(database: Any, where: str) -> None:
-    with reported(where):
-        database.drop_table(WRITER)
+@contextmanager
+def _store(where: str) -> Iterator[Any]:
+    """The object store at an address; UserError, a line, for what it refuses inside."""
+    obstore = import_extra("obstore", "gallery")
+    try:
+        yield obstore.store.from_url(where)
+    except (obstore.exceptions.BaseError, ValueError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{where}: its lock {LOCK} cannot be read or written ({reason:.300}); "
+            f"expected {REACHED}"
+        ) from error

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from gallery_features import save
 from stf_jax.errors import UserError
 from stf_jax.gallery.__main__ import main
 from stf_jax.gallery.table import open_gallery
-from stf_jax.gallery.writer import one_writer
+from stf_jax.gallery.writer import one_writer, unlock
 
 BUCKET = "people"
 WHERE = f"s3://{BUCKET}/night"
@@ -21,8 +22,17 @@ WHERE = f"s3://{BUCKET}/night"
 def bucket(lancedb, monkeypatch: pytest.MonkeyPatch):
     """An empty bucket, which the environment's variables lead to."""
     boto3 = pytest.importorskip("boto3")
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
     from moto.server import ThreadedMotoServer
 
+    # moto looks whether an object is there, then writes it: two requests at once would both do.
+    one_request, answer = threading.Lock(), DomainDispatcherApplication.__call__
+
+    def alone(self, environ, start_response):
+        with one_request:
+            return answer(self, environ, start_response)
+
+    monkeypatch.setattr(DomainDispatcherApplication, "__call__", alone)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -125,8 +135,42 @@ def test_of_many_writers_at_once_one_adds(bucket, tmp_path: Path) -> None:
     assert open_gallery(WHERE).table.count_rows() == 24
 
 
+def test_no_two_writers_hold_a_gallery_at_once(bucket, tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    code = (
+        "import os, sys, time\n"
+        "from stf_jax.errors import UserError\n"
+        "from stf_jax.gallery.writer import one_writer\n"
+        "held, end = 0, time.monotonic() + 5\n"
+        "while time.monotonic() < end or not held:\n"
+        "    try:\n"
+        f"        with one_writer({WHERE!r}):\n"
+        "            os.close(os.open(sys.argv[1], os.O_CREAT | os.O_EXCL))\n"
+        "            os.unlink(sys.argv[1])\n"
+        "            held += 1\n"
+        "    except UserError as refused:\n"
+        "        assert 'is being written by' in str(refused), refused\n"
+    )
+    command = [sys.executable, "-c", code, str(inside)]
+    writers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    ended = [(writer.communicate()[1], writer.returncode) for writer in writers]
+    assert ended == [("", 0)] * 3
+    assert list(bucket.objects.all()) == []
+
+
+def test_the_lock_of_another_is_left_alone(bucket) -> None:
+    with one_writer(WHERE):
+        unlock(WHERE)
+        there = bucket.Object("night/writer.json")
+        there.put(Body=b'{"process": 1, "host": "other", "start": "today"}')
+    assert unlock(WHERE) == "process 1 on other since today"
+
+
 def test_a_store_that_is_not_reached_is_a_line(bucket) -> None:
     with pytest.raises(UserError, match=r"s3://nobody/x: LanceDB cannot .* with credentials"):
         open_gallery("s3://nobody/x")
     with pytest.raises(UserError, match="no gallery; make one"):
         open_gallery(f"s3://{BUCKET}/other")
+    for reach in (unlock, lambda where: one_writer(where).__enter__()):
+        with pytest.raises(UserError, match=r"s3://nobody/x: .*(nothing to unlock|credentials)"):
+            reach("s3://nobody/x")
