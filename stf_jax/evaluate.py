@@ -27,7 +27,7 @@ from stf_jax.evaluation.scores import (
     training_and_test,
     write_scores,
 )
-from stf_jax.evaluation.scoring import check_centring, rank_table
+from stf_jax.evaluation.scoring import check_centring, rank_table, ranking_rules
 from stf_jax.run.data_facts import scored_on, trained_on
 from stf_jax.run.evaluations import SCORES_FILE, evaluation_folder
 from stf_jax.run.metrics_log import METRICS_FILE, read_metrics
@@ -164,16 +164,10 @@ def _score(
             found.features,
             table,
             evaluation.protocols,
-            max_rank=evaluation.max_rank,
-            distance=evaluation.distance,
-            centring=evaluation.centring,
             means=means,
             reranked=reranked,
-            multi_query=evaluation.multi_query,
-            single_gallery_shot=evaluation.single_gallery_shot,
-            separate_camera_set=evaluation.separate_camera_set,
-            seed=config.seed,
             look=look,
+            **ranking_rules(config),
         )
         for protocol, ranking in rankings.items():
             label = f"{protocol}, re-ranked" if reranked else protocol

@@ -23,7 +23,7 @@ from stf_jax.data.source import frame_source, open_layout
 from stf_jax.devices import DEVICES, replicate
 from stf_jax.errors import UserError
 from stf_jax.evaluation.features.table import extract_table, training_means
-from stf_jax.evaluation.scoring import check_centring, headline, rank_table
+from stf_jax.evaluation.scoring import check_centring, headline, rank_table, ranking_rules
 from stf_jax.folder_lock import one_owner
 from stf_jax.models import TemporalFusionNet, build_model
 from stf_jax.run import checkpoint, run_files
@@ -186,14 +186,8 @@ def validate(
             found.features,
             table,
             evaluation.protocols[:1],
-            max_rank=evaluation.max_rank,
-            distance=evaluation.distance,
-            centring=evaluation.centring,
             means=means,
-            multi_query=evaluation.multi_query,
-            single_gallery_shot=evaluation.single_gallery_shot,
-            separate_camera_set=evaluation.separate_camera_set,
-            seed=config.seed,
+            **ranking_rules(config),
         )
         ((protocol, ranking),) = rankings.items()
         sizes = f"{ranking.valid_queries} queries, {ranking.gallery_size} gallery"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from stf_jax.config import Config
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.evaluation.centring import CameraMeans, camera_means, centre_pair, centring_means
 from stf_jax.evaluation.distances import pairwise_distances
@@ -156,6 +157,13 @@ def rank_table(
             seed=seed,
         )
     return rankings
+
+
+def ranking_rules(config: Config) -> dict[str, Any]:
+    """The options of `rank_table` that the config says, but for re-ranking."""
+    names = "max_rank distance centring multi_query single_gallery_shot separate_camera_set"
+    rules = {name: getattr(config.evaluation, name) for name in names.split()}
+    return {**rules, "seed": config.seed}
 
 
 def headline(ranking: Ranking) -> Mapping[str, float]:
