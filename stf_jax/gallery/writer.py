@@ -72,19 +72,19 @@ def _acquire(store: Any, where: str, this: dict[str, Any]) -> None:
         ) from None
 
 
-def _holder(store: Any) -> dict[str, Any] | None:
-    """What the object says of who writes; None where there is none."""
-    missing = import_extra("obstore.exceptions", "gallery").NotFoundError
+def _holder(store: Any) -> Any:
+    """What the object says of who writes, a dict if it is ours; None where there is none."""
     try:
         return json.loads(bytes(store.get(LOCK).bytes()))
-    except (missing, FileNotFoundError):
+    except FileNotFoundError:
         return None
 
 
-def _said(holder: dict[str, Any] | None) -> str:
-    if holder is None:  # it has ended just now
+def _said(holder: Any) -> str:
+    try:
+        return "process {process} on {host} since {start}".format(**(holder or {}))
+    except (KeyError, TypeError):  # it has ended just now, or the object is not one of ours
         return "another process"
-    return "process {process} on {host} since {start}".format_map(holder)
 
 
 @contextmanager

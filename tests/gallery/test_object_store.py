@@ -164,6 +164,11 @@ def test_the_lock_of_another_is_left_alone(bucket) -> None:
         there = bucket.Object("night/writer.json")
         there.put(Body=b'{"process": 1, "host": "other", "start": "today"}')
     assert unlock(WHERE) == "process 1 on other since today"
+    for body in (b"{}", b"[1]"):  # an object that is not ours
+        there.put(Body=body)
+        with pytest.raises(UserError, match="written by another process"), one_writer(WHERE):
+            pass
+        assert unlock(WHERE) == "another process"
 
 
 def test_a_store_that_is_not_reached_is_a_line(bucket) -> None:
