@@ -84,6 +84,8 @@ def get_config() -> Config:
             # or "learned", the paper's semantic attention; or "gated": the last stage, and of the
             # others a share that is learnt from 0
             stage_attention="mean",
+            # BatchNorm's at test; or "own": of each stage's fused maps by themselves
+            tail_statistics="shared",
             # or "bnneck": triplets before a last BatchNorm, classifier after it
             neck="none",
             neck_feature="after",  # the neck, is what is compared at test; or "before" it

@@ -137,6 +137,10 @@ class ModelConfig:
         'or "learned", the paper\'s semantic attention; or "gated": the last stage, and of the '
         "others a share that is learnt from 0",
     )
+    tail_statistics: str = choice(
+        ("shared", "own"),
+        "BatchNorm's at test; or \"own\": of each stage's fused maps by themselves",
+    )
     neck: str = choice(
         ("none", "bnneck"), 'or "bnneck": triplets before a last BatchNorm, classifier after it'
     )

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Page faults of a call that needs 64 MB, as XLA's programs do; the median of sixty: a small block
-# that settles in freed memory makes the heap grow once more, in up to seven calls on a busy machine.
+# that settles in freed memory makes the heap grow again, in up to seven calls on a busy machine.
 PROGRAM = """
 import resource
 from stf_jax.heap import keep_freed_memory

@@ -93,6 +93,7 @@ CHANGED: dict[str, Any] = {
     "model.embed_dim": 8,
     "model.frame_attention": ("inter",),
     "model.stage_attention": "learned",
+    "model.tail_statistics": "own",
     "model.neck": "bnneck",
     "model.neck_feature": "before",
     "model.relation_padding": "reference",

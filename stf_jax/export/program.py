@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float32, UInt8
 from stf_jax.data.augment import normalise
 from stf_jax.models import TemporalFusionNet, TemporalFusionOutput
 from stf_jax.models.batch_norm import BatchNorm
+from stf_jax.models.weights.torch_names import STAGES
 
 INPUTS = ("frames", "mask")
 OUTPUTS = ("features", "frame_weights", "norms")
@@ -54,14 +55,15 @@ def folded(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Return variables of the same function whose BatchNorms after convolutions only add a bias.
 
     Their factors are in the kernels. Every `conv...` with a `bn...` beside it, as the models name
-    them; a BatchNorm is left with mean 0, scale 1 and a variance that its epsilon makes 1.
+    them; a BatchNorm is left with mean 0, scale 1 and a variance that its epsilon makes 1. One that
+    a stage has own statistics of stays as it is: its kernel serves more than one factor.
     """
     params = flatten_dict(variables["params"])
     stats = flatten_dict(variables["batch_stats"])
     params, stats = ({k: np.asarray(v) for k, v in tree.items()} for tree in (params, stats))
     for path in [path for path in params if path[-1] == "kernel" and "conv" in path[-2]]:
         conv, bn = path[:-1], (*path[:-2], path[-2].replace("conv", "bn"))
-        if (*bn, "scale") not in params:
+        if (*bn, "scale") not in params or any((stage, *bn, "mean") in stats for stage in STAGES):
             continue
         mean, var = stats[(*bn, "mean")], stats[(*bn, "var")]
         factor = params[(*bn, "scale")] / np.sqrt(var + BatchNorm.epsilon)

@@ -52,7 +52,8 @@ class TemporalFusionNet(nn.Module):
     `last_stride`, `last_dilation` of stage 4; `stages` fused, a subset of (1, 2, 3, 4) in ascending
     order; `num_stripes` S; `pooling` of a stripe, "mean" or "max"; `embed_dim` C; `frame_attention`
     a subset of ("intra", "inter"), their mean is taken, () is the plain mean over real frames;
-    `stage_attention` "mean", "learned" or "gated"; `neck` "none" or "bnneck" (see `Neck`),
+    `stage_attention` "mean", "learned" or "gated"; `tail_statistics` "shared" or "own" (see
+    `_stage_feature`); `neck` "none" or "bnneck" (see `Neck`),
     `neck_feature` "after" or "before", which of its two sides is `features`; `relation_padding`
     "mask" (padded slots count for nothing) or "reference" (the relation sums run over padded slots
     too, as published); `bounded_attention` keeps the published ReLU and sigmoid over the
@@ -73,6 +74,7 @@ class TemporalFusionNet(nn.Module):
     embed_dim: int = 4096
     frame_attention: tuple[str, ...] = ("intra", "inter")
     stage_attention: str = "mean"
+    tail_statistics: str = "shared"
     neck: str = "none"
     neck_feature: str = "after"
     relation_padding: str = "mask"
@@ -173,12 +175,9 @@ class TemporalFusionNet(nn.Module):
         mask = jnp.zeros((b, t), bool).at[tracklet, slot].set(True, mode="drop")
         weights, intra, inter = self._frame_weights(maps[3], tracklet, slot, mask, train)
         tracklet_real = mask.any(1)
-        stage_features = jnp.stack(
-            [
-                self._stage_feature(p, maps[p - 1], weights, tracklet, slot, tracklet_real, train)
-                for p in self.stages
-            ]
-        )
+        fused = {p: fuse_frames(maps[p - 1], weights, tracklet, slot) for p in self.stages}
+        features_of = [self._stage_feature(p, m, tracklet_real, train) for p, m in fused.items()]
+        stage_features = jnp.stack(features_of)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         if self.stage_attention == "learned":
             stage_weights = self.stage_scorer(stage_features)
@@ -233,13 +232,33 @@ class TemporalFusionNet(nn.Module):
             chosen = [normalise_over_time(jnp.ones(mask.shape, wide), mask)]
         return sum(chosen[1:], chosen[0]) / len(chosen), intra, inter
 
-    def _stage_feature(self, p, maps, weights, tracklet, slot, tracklet_real, train):
-        """`u_p = e(tail_p(M_p))`: fuse the maps of stage p, push them through the later stages."""
-        fused = fuse_frames(maps, weights, tracklet, slot)
-        for later in range(p + 1, 5):
-            fused = self.backbone_net.stage(later, fused, tracklet_real, train=train)
-        pooled = pool_stripes(fused, self.num_stripes, self.pooling)
-        return self.embedding(pooled, tracklet_real, train=train)
+    def _stage_feature(self, p, fused, tracklet_real, train):
+        """`u_p = e(tail_p(M_p))` of the fused maps of stage p, by the later stages.
+
+        With "own" `tail_statistics` the running moments of this pass are a group of their own,
+        `stage_P`: the frames' and the other stages' maps, which go through the same layers, are
+        distributed otherwise.
+        """
+
+        def tail(model: TemporalFusionNet, maps: Array) -> Array:
+            for later in range(p + 1, 5):
+                maps = model.backbone_net.stage(later, maps, tracklet_real, train=train)
+            pooled = pool_stripes(maps, model.num_stripes, model.pooling)
+            return model.embedding(pooled, tracklet_real, train=train)
+
+        if self.tail_statistics == "shared":
+            return tail(self, fused)
+        own = f"stage_{p}"
+
+        def inward(variables: Any) -> dict[str, Any]:
+            shared = dict(variables.get("batch_stats", {}))
+            return {"batch_stats": {**shared.pop(own, {}), "others": shared}}
+
+        def outward(variables: Any) -> dict[str, Any]:
+            of_pass = dict(variables.get("batch_stats", {}))
+            return {"batch_stats": {**of_pass.pop("others", {}), own: of_pass}}
+
+        return nn.map_variables(tail, "batch_stats", inward, outward, mutable=True)(self, fused)
 
 
 class Neck(nn.Module):

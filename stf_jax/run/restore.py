@@ -16,12 +16,12 @@ from stf_jax.models.variables import init_variables
 from stf_jax.models.weights.files import read_tensors
 from stf_jax.models.weights.location import locate_weights
 from stf_jax.models.weights.pretrained import load_pretrained, variables_from_torch
-from stf_jax.models.weights.torch_names import group_of, reference_name
+from stf_jax.models.weights.torch_names import STAGES, group_of, reference_name
 from stf_jax.run import checkpoint
 from stf_jax.run.run_files import read_run_files, run_config
 
 # What a model may have more or less of than the run that it starts from.
-_PARTS = ("intra_attention", "relation", "stage_attention", "stage_gate", "neck")
+_PARTS = ("intra_attention", "relation", "stage_attention", "stage_gate", "neck", *STAGES)
 
 
 def default_checkpoint(workdir: Path) -> str:
@@ -146,8 +146,11 @@ def starting_variables(
         found, fresh = checkpoint.restore_model(
             Path(source) / "checkpoints", template, which, optional
         )
-        for line in fresh:
+        other = [line for line in fresh if line.split("/")[1] not in STAGES]
+        for line in other:
             report(f"{source}: re-initialised, as it does not fit this run: {line}")
+        if len(other) < len(fresh):
+            report(f"{source}: the stages' own statistics start as its shared ones")
         report(f"starting from the {which} checkpoint of {source}")
     else:
         found, summary = load_pretrained(source, model, template, partial=config.pretrained_partial)
@@ -156,7 +159,15 @@ def starting_variables(
 
 
 def _filled(found: dict[str, Any], init: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """`found` on the device; leaves that are still shapes alone become those that `init` gives."""
+    """`found` on the device; leaves that are still shapes alone become those that `init` gives.
+
+    But a stage's own statistics start as the shared ones of the same layer, where those are found.
+    """
+    stats: dict[Any, Any] = dict(flatten_dict(found.get("batch_stats", {})))
+    for path, leaf in stats.items():
+        if path[0] in STAGES and isinstance(leaf, jax.ShapeDtypeStruct):
+            stats[path] = stats.get(path[1:], leaf)
+    found = {**found, **({"batch_stats": unflatten_dict(stats)} if stats else {})}
     shapes = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(found)]
     fresh = init() if any(shapes) else found
 

@@ -34,6 +34,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "others": {
         "model.stages": (3, 4),
         "model.stage_attention": "learned",
+        "model.tail_statistics": "own",
         "model.neck": "bnneck",
         "model.num_stripes": 2,
         "model.pooling": "max",
@@ -223,8 +224,10 @@ def test_a_part_without_a_translation_is_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_folding_leaves_the_function_as_it_is() -> None:
-    model = build_model(tiny_config(**{"model.frame_attention": ()}).model, 0)
+@pytest.mark.parametrize("statistics", ["shared", "own"])
+def test_folding_leaves_the_function_as_it_is(statistics: str) -> None:
+    values = {"model.frame_attention": (), "model.tail_statistics": statistics}
+    model = build_model(tiny_config(**values).model, 0)
     variables = draw_variables(model, scales=True)
     frames, mask = drawn_frames((2, 1), 2, 32, 16, seed=0)
     ours, theirs = (

@@ -284,6 +284,92 @@ def test_a_gate_of_one_stage_is_no_parameter(variables):
     assert "stage_gate" not in outline(gated)[0]["params"]
 
 
+def with_own_statistics(variables: Any) -> dict[str, Any]:
+    """The same function by `tail_statistics="own"`: each stage has a copy of the shared ones."""
+    shared = variables["batch_stats"]
+    tails = {2: ("layer3_0", "layer4_0"), 4: ()}
+    own = {
+        f"stage_{p}": {
+            **({"backbone": {k: shared["backbone"][k] for k in names}} if names else {}),
+            "embedding": shared["embedding"],
+        }
+        for p, names in tails.items()
+    }
+    return {**variables, "batch_stats": {**shared, **own}}
+
+
+OWN = SMALL.clone(tail_statistics="own")
+
+
+@pytest.mark.parametrize("chosen", [(), ("intra", "inter")])
+def test_own_statistics_are_of_a_stages_pass_alone(variables, chosen):
+    """Training is the same; afterwards each group holds what its pass alone would have left."""
+    both = {"frame_attention": chosen}
+    own, shared = OWN.clone(**both), SMALL.clone(**both)
+    frames, tracklet, slot = only_real_frames()
+    start = with_own_statistics(variables)
+    found, updated = apply_packed(own, start, frames, tracklet, slot, train=True)
+    expected, mixed = apply_packed(shared, variables, frames, tracklet, slot, train=True)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+    @quick_jit
+    def passes(variables):
+        def maps(net):
+            every = net.backbone_net(jnp.asarray(frames), train=True)
+            weights = expected.frame_weights
+            owner, place = jnp.asarray(tracklet), jnp.asarray(slot)
+            return [
+                temporal_fusion_net.fuse_frames(every[p - 1], weights, owner, place) for p in (2, 4)
+            ]
+
+        def tail(net, m, stages):
+            for stage in stages:
+                m = net.backbone_net.stage(stage, m, None, train=True)
+            return net.embedding(pool_stripes(m, 2), None, train=True)
+
+        options: Any = {"mutable": ["batch_stats"]}
+        early, late = SMALL.apply(variables, method=maps, **options)[0]
+        return [
+            SMALL.apply(variables, m, s, method=tail, **options)[1]["batch_stats"]
+            for m, s in ((early, (3, 4)), (late, ()))
+        ]
+
+    for p, alone in zip((2, 4), passes(variables), strict=True):
+        group = updated["batch_stats"][f"stage_{p}"]
+        assert set(group) == ({"backbone", "embedding"} if p == 2 else {"embedding"})
+        for part, layers in group.items():
+            for layer, leaves in layers.items():
+                jax.tree.map(close, leaves, alone[part][layer])
+    # The frames' own are no longer mixed with them.
+    of_frames, of_all = updated["batch_stats"]["backbone"], mixed["batch_stats"]["backbone"]
+    jax.tree.map(close, of_frames["layer2_0"], of_all["layer2_0"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), of_frames, of_all)["layer4_0"]
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_own_statistics_are_those_of_the_test(variables, output):
+    start = with_own_statistics(variables)
+    jax.tree.map(np.testing.assert_array_equal, evaluate(OWN, start, *batch()), output)
+    for p, index in ((2, 0), (4, 1)):
+        embedding = jax.tree.map(lambda a: a + 1, start["batch_stats"][f"stage_{p}"]["embedding"])
+        group = {**start["batch_stats"][f"stage_{p}"], "embedding": embedding}
+        changed = {**start, "batch_stats": {**start["batch_stats"], f"stage_{p}": group}}
+        found = evaluate(OWN, changed, *batch())
+        moved = np.abs(found.stage_features - output.stage_features).max((1, 2, 3)) > 0.1
+        assert list(moved) == [i == index for i in range(2)]
+        np.testing.assert_array_equal(found.frame_weights, output.frame_weights)
+
+
+def test_own_statistics_with_recomputation(variables):
+    frames, tracklet, slot = only_real_frames()
+    start = with_own_statistics(variables)
+    found = [
+        apply_packed(OWN.clone(remat=remat), start, frames, tracklet, slot, train=True)
+        for remat in (False, True)
+    ]
+    jax.tree.map(close, *found)
+
+
 def test_a_gate_learns_from_its_start(variables):
     model = SMALL.clone(stage_attention="gated")
 

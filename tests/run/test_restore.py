@@ -106,6 +106,27 @@ def test_a_partial_start_leaves_new_parts_as_drawn(
     assert values_of(found) == {"backbone": 2, "stage_attention": 2, "mean": 2} | {part: 0}
 
 
+def test_own_statistics_start_as_the_shared_ones(
+    tmp_path: Path, initialised: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = make_run(tmp_path / "run", "test")
+    given = variables(0, classifier=0)
+    names = given["batch_stats"]["backbone"]
+    given["batch_stats"]["stage_2"] = {
+        "backbone": jax.tree.map(jnp.zeros_like, names),
+        "embedding": {"mean": jnp.zeros(3)},  # the run has no such layer
+    }
+    monkeypatch.setattr(restore, "init_variables", lambda *_: given)
+    config = changed(Config(), {"pretrained": str(workdir), "pretrained_partial": True})
+    said: list[str] = []
+    found = starting_variables(build_model(config.model, 0), config, report=said.append)
+    own = found["batch_stats"]["stage_2"]
+    assert jax.tree.all(jax.tree.map(lambda leaf: (leaf == 2).all(), own["backbone"]))
+    assert (own["embedding"]["mean"] == 0).all()
+    assert sum("own statistics start as its shared ones" in line for line in said) == 1
+    assert not any("stage_2" in line for line in said)
+
+
 def test_a_run_is_restored_as_asked(tmp_path: Path, initialised: list[Any]) -> None:
     workdir = make_run(tmp_path / "run", "test")
     config = changed(Config(), {"seed": 9, "data.height": 48, "data.width": 24})

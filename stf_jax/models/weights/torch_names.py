@@ -2,7 +2,8 @@
 
 The names are those of the reference implementation of the paper, whose backbone (below `base.`) is
 named as in torchvision. The learned stage attention was never published; it is `stage_attention`.
-The gate and the neck, which the reference lacks, are `stage_gate` and `neck.STRIPE`.
+The gate and the neck, which the reference lacks, are `stage_gate` and `neck.STRIPE`; a stage's own
+statistics have the layer's name after `stage_STAGE.`, as `stage_2.base.layer3.0.bn1.running_mean`.
 A tensor's path in the Flax variables is (collection, group, ..., leaf).
 """
 
@@ -22,6 +23,8 @@ _LEAVES = {
 }
 _SHORTCUT = {"conv_shortcut": "downsample.0", "bn_shortcut": "downsample.1"}
 _CONV_BN = {"conv": 0, "bn": 1}
+# Groups of a stage's own statistics, `model.tail_statistics`.
+STAGES = ("stage_1", "stage_2", "stage_3", "stage_4")
 # First part of a reference name -> the parameter group it belongs to.
 _GROUPS = {
     "base": "backbone",
@@ -33,6 +36,7 @@ _GROUPS = {
     "stage_gate": "stage_gate",
     "neck": "neck",
     "fc_list": "classifier",
+    **{name: name for name in STAGES},
 }
 # Beginnings of the backbones' names: what distinguishes a bare torchvision name from the others.
 # `fc` and `classifier.1` are the ImageNet classifiers of ResNet and MobileNetV2.
@@ -75,6 +79,8 @@ def _module_name(modules: Path) -> str:
             return "stage_attention"
         case ("stage_gate",):
             return "stage_gate"
+        case (own, *layer) if own in STAGES and layer:
+            return f"{own}.{_module_name(tuple(layer))}"
         case ("neck", part):
             return f"neck.{part.removeprefix('bn_')}"
         case ("classifier", part):

@@ -83,6 +83,18 @@ TABLE = [
     ("params/relation/f_1/kernel", (128, 1), "relation_f.2.weight", (1, 128)),
     ("params/stage_attention/score/kernel", (12, 1), "stage_attention.weight", (1, 12)),
     ("params/stage_gate/scale", (1,), "stage_gate.weight", (1,)),
+    (
+        "batch_stats/stage_2/backbone/layer3_0/bn_shortcut/var",
+        (256,),
+        "stage_2.base.layer3.0.downsample.1.running_var",
+        (256,),
+    ),
+    (
+        "batch_stats/stage_4/embedding/bn_0/mean",
+        (6,),
+        "stage_4.local_conv_list.0.1.running_mean",
+        (6,),
+    ),
     ("params/neck/bn_1/scale", (6,), "neck.1.weight", (6,)),
     ("batch_stats/neck/bn_0/var", (6,), "neck.0.running_var", (6,)),
     ("params/classifier/fc_1/kernel", (6, 5), "fc_list.1.weight", (5, 6)),
