@@ -100,6 +100,7 @@ def get_config() -> Config:
             triplet_weight=0.0,  # of an additional batch-hard triplet loss; 0 is off
             triplet_distance="euclidean",  # or "cosine"
             triplet_margin="soft",  # or a number, in units of the distance
+            stage_weight=0.0,  # of the same losses on each stage's own feature; 0 is off
         ),
         optimizer=OptimizerConfig(
             name="sgd",  # or "adam" (weight decay in the gradient), "adamw"

@@ -170,6 +170,7 @@ class LossConfig:
         lambda v: v == "soft" or within((v,), 0),
         '"soft" or a number of 0 or more',
     )
+    stage_weight: float = number(0.0, "of the same losses on each stage's own feature; 0 is off")
 
 
 @dataclass(frozen=True)
@@ -312,7 +313,7 @@ _ADDED = (
     *("augment.", "model.", "optimizer.", "train.parallel"),
     *("data.frame_sampling", "data.max_lost", "data.source"),
     *("evaluation.multi_query", "evaluation.single_gallery_shot", "evaluation.separate_camera_set"),
-    "evaluation.centring",
+    *("evaluation.centring", "loss.stage_weight"),
 )
 
 

@@ -204,6 +204,22 @@ class TemporalFusionNet(nn.Module):
             None if self.neck == "none" else before,
         )
 
+    def stage_logits(
+        self, stage_features: Float[Array, "p b s c"], tracklet_real: Bool[Array, " b"]
+    ) -> Float[Array, "p b s k"]:
+        """Logits of each stage's feature by itself, for a loss in training.
+
+        A neck takes the moments of each stage's features; what that does to its running moments,
+        which are of the whole feature, is to be thrown away. Raises ValueError where there is no
+        classifier.
+        """
+        if not self.num_classes:
+            raise ValueError("num_classes=0: expected a classifier")
+        if self.neck == "bnneck":
+            necked = [self.neck_net(u, tracklet_real, train=True) for u in stage_features]
+            stage_features = jnp.stack(necked)
+        return jnp.stack([self.classifier(u) for u in stage_features])
+
     def _frame_weights(self, maps, tracklet, slot, mask, train):
         """Attention over the frames from the last stage's `maps`: mean, intra, inter [B, T]."""
         wide = jnp.promote_types(self.dtype, jnp.float32)

@@ -94,6 +94,16 @@ def train_step(
         )
         before = output.features if output.before_neck is None else output.before_neck
         loss, parts = total_loss(before, output.logits, labels, loss_options, axis_name=DEVICES)
+        if loss_options.stage_weight:
+            logits, _ = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                output.stage_features,
+                labels >= 0,
+                method="stage_logits",
+                mutable=["batch_stats"],
+            )
+            parts["stages"] = stage_loss(output.stage_features, logits, labels, loss_options)
+            loss = loss + loss_options.stage_weight * parts["stages"]
         right = (labels >= 0) & (output.logits.sum(1).argmax(-1) == labels)
         accuracy = right.sum() / mean_count(labels >= 0, DEVICES)
         return loss, (updated["batch_stats"], {"loss": loss, "accuracy": accuracy, **parts})
@@ -110,6 +120,18 @@ def train_step(
     metrics["grad_norm"] = jnp.linalg.norm(gradient)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def stage_loss(
+    stage_features: Float[Array, "p b s c"],
+    stage_logits: Float[Array, "p b s k"],
+    labels: Any,
+    options: LossConfig,
+) -> Float[Array, ""]:
+    """Sum over the stages of `total_loss`, a device's share; else only their sum is taught."""
+    each = zip(stage_features, stage_logits, strict=True)
+    losses = [total_loss(u, z, labels, options, axis_name=DEVICES)[0] for u, z in each]
+    return jnp.stack(losses).sum()
 
 
 def parallel_train_step(

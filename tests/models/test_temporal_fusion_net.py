@@ -370,6 +370,38 @@ def test_own_statistics_with_recomputation(variables):
     jax.tree.map(close, *found)
 
 
+def test_a_stages_logits_are_the_classifiers(variables, output):
+    found: Any = SMALL.apply(
+        variables, output.stage_features, jnp.ones(B, bool), method=SMALL.stage_logits
+    )
+    for stage, logits in zip(np.asarray(output.stage_features), found, strict=True):
+        for s in range(2):
+            layer = jax.device_get(variables["params"]["classifier"][f"fc_{s}"])
+            close(logits[:, s], stage[:, s] @ layer["kernel"] + layer["bias"])
+    with pytest.raises(ValueError, match="num_classes=0"):
+        SMALL.clone(num_classes=0).apply(
+            variables, output.stage_features, jnp.ones(B, bool), method="stage_logits"
+        )
+
+
+def test_a_stages_logits_come_after_a_neck_of_its_own_moments(random_variables, output):
+    model = SMALL.clone(neck="bnneck")
+    weights = random_variables(model, seed=1)
+    real = jnp.array([True, True, False])
+    stages = output.stage_features.at[:, 2].set(1e3)
+    found, _ = model.apply(
+        weights, stages, real, method=model.stage_logits, mutable=["batch_stats"]
+    )
+    for stage, logits in zip(np.asarray(stages), found, strict=True):
+        for s in range(2):
+            rows = stage[:2, s]
+            params = jax.device_get(weights["params"])
+            neck, layer = params["neck"][f"bn_{s}"], params["classifier"]
+            x = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+            x = x * neck["scale"] + neck["bias"]
+            close(logits[:2, s], x @ layer[f"fc_{s}"]["kernel"], rtol=1e-3, atol=1e-3)
+
+
 def test_a_gate_learns_from_its_start(variables):
     model = SMALL.clone(stage_attention="gated")
 

@@ -155,6 +155,7 @@ class Plain(TemporalFusionNet):
         return TemporalFusionOutput(features, logits, *others)
 
 
+HALF_LABELS = np.array([[0, 0], [1, 1]], np.int32)
 START = np.sin(np.arange(3.0 * K, dtype=np.float32)).reshape(3, K)
 
 
@@ -213,6 +214,51 @@ def test_triplets_are_of_the_feature_before_the_neck() -> None:
         found.append(metrics)
     assert found[0]["cross_entropy"] == found[1]["cross_entropy"]
     assert found[0]["triplet"] != pytest.approx(found[1]["triplet"], rel=1e-2)
+
+
+class Staged(Plain):
+    """Two stages' features of their own beside the one that is compared."""
+
+    def packed(self, *arguments, **options):
+        found = super().packed(*arguments, **options)
+        stages = jnp.stack([2 * found.features, -found.features])
+        return replace(found, stage_features=stages)
+
+    def stage_logits(self, stage_features, tracklet_real):
+        self.seen.value = 0 * self.seen.value  # as a neck's moments: not to be kept
+        return stage_features @ self.weight
+
+
+@pytest.mark.parametrize("triplet_weight", [0.0, 0.5])
+def test_the_losses_of_the_stages_join_with_their_weight(triplet_weight: float) -> None:
+    batch = stacked(packed([0, 1, 2, 3], 10))
+    batch = replace(batch, labels=np.array([[0, 0, 1, 1]], np.int32))
+    losses = replace(OPTIONS, triplet_weight=triplet_weight, stage_weight=0.25)
+    seen, state, metrics = plain_steps(batch, 1, kind=Staged, losses=losses)
+    assert np.abs(seen[0]).max() > 0
+    means = np.zeros((B, 3), np.float32)
+    np.add.at(means, batch.tracklet[0][batch.real[0]], seen[0].mean((1, 2))[batch.real[0]])
+    features = jnp.asarray(means)[:, None, :]
+
+    def expected(weight):
+        def loss(u):
+            return total_loss(u, u @ weight, jnp.asarray(batch.labels[0]), losses)[0]
+
+        stages = loss(2 * features) + loss(-features)
+        return loss(features) + 0.25 * stages, stages
+
+    (total, stages), slope = jax.value_and_grad(expected, has_aux=True)(jnp.asarray(START))
+    np.testing.assert_allclose(metrics["stages"], stages, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+    np.testing.assert_allclose(state.params["embedding"], START - slope, rtol=1e-4, atol=1e-6)
+    # Devices share them as they share the rest.
+    halves = [packed([0, 1], 6), packed([2, 3], 6)]
+    labelled = stacked(*(replace(h, labels=n) for h, n in zip(halves, HALF_LABELS, strict=True)))
+    _, apart, split = plain_steps(labelled, 2, kind=Staged, losses=losses)
+    np.testing.assert_allclose(split["loss"], metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(
+        apart.params["embedding"], state.params["embedding"], rtol=1e-4, atol=1e-6
+    )
 
 
 def test_each_step_and_frame_is_augmented_by_its_own_number() -> None:

@@ -118,7 +118,7 @@ def training_svgs(metrics: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     entries = list(metrics)
     names = sorted({name for entry in entries for name in entry} - {"step", "time", "epoch"})
     scores = [n for n in names if n.endswith(("/mAP", "/rank-1"))]
-    losses = [n for n in ("loss", "cross_entropy", "triplet") if n in names]
+    losses = [n for n in ("loss", "cross_entropy", "triplet", "stages") if n in names]
     rates = [n for n in names if n.startswith("lr/")]
     wanted = (
         ("Loss", losses, "loss", False),
