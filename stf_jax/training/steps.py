@@ -94,7 +94,8 @@ def train_step(
         )
         before = output.features if output.before_neck is None else output.before_neck
         loss, parts = total_loss(before, output.logits, labels, loss_options, axis_name=DEVICES)
-        if loss_options.stage_weight:
+        # The feature of a single stage is that of the model.
+        if loss_options.stage_weight and len(model.stages) > 1:
             logits, _ = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 output.stage_features,

@@ -1,5 +1,6 @@
 """The parallel step: devices and batch split do not change what is learnt; nothing is dropped."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -165,7 +166,7 @@ def plain_steps(
     *,
     at: int = 0,
     count: int = 1,
-    kind: type[Plain] = Plain,
+    kind: Callable[..., Plain] = Plain,
     losses: LossConfig = OPTIONS,
     **augment,
 ):
@@ -251,6 +252,9 @@ def test_the_losses_of_the_stages_join_with_their_weight(triplet_weight: float) 
     np.testing.assert_allclose(metrics["stages"], stages, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
     np.testing.assert_allclose(state.params["embedding"], START - slope, rtol=1e-4, atol=1e-6)
+    # One stage has no feature but the whole's.
+    alone = Staged(num_classes=K, stages=(4,))
+    assert "stages" not in plain_steps(batch, 1, kind=lambda **_: alone, losses=losses)[2]
     # Devices share them as they share the rest.
     halves = [packed([0, 1], 6), packed([2, 3], 6)]
     labelled = stacked(*(replace(h, labels=n) for h, n in zip(halves, HALF_LABELS, strict=True)))
