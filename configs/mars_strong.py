@@ -40,6 +40,9 @@ def get_config() -> Config:
         "model.last_stride": 1,  # [bag]
         # [here] equal shares of the stages cost on real people, a gate does not (docs/measured.md).
         "model.stage_attention": "gated",
+        # [here] and statistics and losses of the stages' own bring back what the gate costs there.
+        "model.tail_statistics": "own",
+        "loss.stage_weight": 1.0,
         "model.neck": "bnneck",  # [bag]
         "model.neck_feature": "after",  # [bag] with cosine distance
         "loss.label_smoothing": 0.1,  # [bag]

@@ -42,6 +42,7 @@ def programs(rare: bool = False) -> dict[str, Program]:
         "mars, extract, bfloat16": replace(extract, options=bf16),
         "mars, train, float32": Program(),
         "mars, extract, float32": replace(extract, options=("--config.evaluation.flip=True",)),
+        "mars_strong, train": Program("configs/mars_strong.py"),
         "demo, train": Program(demo, frames=96),
         "demo, extract": Program(demo, step="extract", frames=128),
         "demo, exported file": Program(demo, step="export", frames=128),

@@ -15,7 +15,8 @@ def test_what_is_likely_is_compiled() -> None:
         for dtype in ("float32", "bfloat16"):
             assert f"mars, {step}, {dtype}" in likely
         assert f"demo, {step}" in likely
-    assert {"demo, train, resnet34", "demo, train, resnet50"} <= set(likely)
+    named = {"demo, train, resnet34", "demo, train, resnet50", "mars_strong, train"}
+    assert named <= set(likely)
     assert {program.devices for program in likely.values()} == {1, 2, 8}
     assert any("remat=True" in option for program in likely.values() for option in program.options)
     assert sum(name.startswith("ablation") for name in likely) == 9
