@@ -39,7 +39,7 @@ OTHERS = [
     *(True, False, 2, 126, 0.25, 1.5, (0.1, 0.2), (2.0, 3.0), (3,), (10, 20), ("intra",)),
     *("words", "tfds", "train", "val", "identity", "skip", "resnet18", "learned", "reference"),
     *("bfloat16", "cosine", "adam", "shard_map", "frames", "max"),
-    *("segments", "tracklet", "bnneck", "before", "gallery"),
+    *("segments", "tracklet", "bnneck", "before", "gallery", "own"),
     ("step", "mars-official"),
 ]
 
