@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float32, UInt8
 from stf_jax.data.augment import normalise
 from stf_jax.models import TemporalFusionNet, TemporalFusionOutput
 from stf_jax.models.batch_norm import BatchNorm
-from stf_jax.models.weights.torch_names import STAGES
+from stf_jax.models.temporal_fusion_net import STAGES
 
 INPUTS = ("frames", "mask")
 OUTPUTS = ("features", "frame_weights", "norms")
@@ -63,7 +63,8 @@ def folded(variables: Mapping[str, Any]) -> dict[str, Any]:
     params, stats = ({k: np.asarray(v) for k, v in tree.items()} for tree in (params, stats))
     for path in [path for path in params if path[-1] == "kernel" and "conv" in path[-2]]:
         conv, bn = path[:-1], (*path[:-2], path[-2].replace("conv", "bn"))
-        if (*bn, "scale") not in params or any((stage, *bn, "mean") in stats for stage in STAGES):
+        own = any((stage, *bn, "mean") in stats for stage in STAGES.values())
+        if own or (*bn, "scale") not in params:
             continue
         mean, var = stats[(*bn, "mean")], stats[(*bn, "var")]
         factor = params[(*bn, "scale")] / np.sqrt(var + BatchNorm.epsilon)

@@ -27,6 +27,8 @@ from stf_jax.models.fusion import (
     pool_stripes,
 )
 
+# Groups of a stage's own statistics, `tail_statistics`, by the stage's number.
+STAGES = {p: f"stage_{p}" for p in (1, 2, 3, 4)}
 Size = Any  # an int; symbolic where a program for any number is traced (jax.export)
 
 
@@ -264,7 +266,7 @@ class TemporalFusionNet(nn.Module):
 
         if self.tail_statistics == "shared":
             return tail(self, fused)
-        own = f"stage_{p}"
+        own = STAGES[p]
 
         def inward(variables: Any) -> dict[str, Any]:
             shared = dict(variables.get("batch_stats", {}))

@@ -12,16 +12,19 @@ from stf_jax.config import IMAGENET_RESNET50, RANDOM, Config
 from stf_jax.data.layout.tracklets import TrackletTable
 from stf_jax.errors import UserError
 from stf_jax.models import TemporalFusionNet, build_model
+from stf_jax.models.temporal_fusion_net import STAGES
 from stf_jax.models.variables import init_variables
 from stf_jax.models.weights.files import read_tensors
 from stf_jax.models.weights.location import locate_weights
 from stf_jax.models.weights.pretrained import load_pretrained, variables_from_torch
-from stf_jax.models.weights.torch_names import STAGES, group_of, reference_name
+from stf_jax.models.weights.torch_names import group_of, reference_name
 from stf_jax.run import checkpoint
 from stf_jax.run.run_files import read_run_files, run_config
 
+# Groups of the stages' own statistics.
+_OWN = tuple(STAGES.values())
 # What a model may have more or less of than the run that it starts from.
-_PARTS = ("intra_attention", "relation", "stage_attention", "stage_gate", "neck", *STAGES)
+_PARTS = ("intra_attention", "relation", "stage_attention", "stage_gate", "neck", *_OWN)
 
 
 def default_checkpoint(workdir: Path) -> str:
@@ -146,7 +149,7 @@ def starting_variables(
         found, fresh = checkpoint.restore_model(
             Path(source) / "checkpoints", template, which, optional
         )
-        other = [line for line in fresh if line.split("/")[1] not in STAGES]
+        other = [line for line in fresh if line.split("/")[1] not in _OWN]
         for line in other:
             report(f"{source}: re-initialised, as it does not fit this run: {line}")
         if len(other) < len(fresh):
@@ -165,7 +168,7 @@ def _filled(found: dict[str, Any], init: Callable[[], dict[str, Any]]) -> dict[s
     """
     stats: dict[Any, Any] = dict(flatten_dict(found.get("batch_stats", {})))
     for path, leaf in stats.items():
-        if path[0] in STAGES and isinstance(leaf, jax.ShapeDtypeStruct):
+        if path[0] in _OWN and isinstance(leaf, jax.ShapeDtypeStruct):
             stats[path] = stats.get(path[1:], leaf)
     found = {**found, **({"batch_stats": unflatten_dict(stats)} if stats else {})}
     shapes = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(found)]

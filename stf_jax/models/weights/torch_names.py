@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from stf_jax.models.temporal_fusion_net import STAGES
+
 Path = tuple[str, ...]
 
 _LEAVES = {
@@ -23,8 +25,6 @@ _LEAVES = {
 }
 _SHORTCUT = {"conv_shortcut": "downsample.0", "bn_shortcut": "downsample.1"}
 _CONV_BN = {"conv": 0, "bn": 1}
-# Groups of a stage's own statistics, `model.tail_statistics`.
-STAGES = ("stage_1", "stage_2", "stage_3", "stage_4")
 # First part of a reference name -> the parameter group it belongs to.
 _GROUPS = {
     "base": "backbone",
@@ -36,7 +36,7 @@ _GROUPS = {
     "stage_gate": "stage_gate",
     "neck": "neck",
     "fc_list": "classifier",
-    **{name: name for name in STAGES},
+    **{name: name for name in STAGES.values()},
 }
 # Beginnings of the backbones' names: what distinguishes a bare torchvision name from the others.
 # `fc` and `classifier.1` are the ImageNet classifiers of ResNet and MobileNetV2.
@@ -79,7 +79,7 @@ def _module_name(modules: Path) -> str:
             return "stage_attention"
         case ("stage_gate",):
             return "stage_gate"
-        case (own, *layer) if own in STAGES and layer:
+        case (own, *layer) if own in STAGES.values() and layer:
             return f"{own}.{_module_name(tuple(layer))}"
         case ("neck", part):
             return f"neck.{part.removeprefix('bn_')}"
