@@ -255,7 +255,8 @@ class TemporalFusionNet(nn.Module):
 
         With "own" `tail_statistics` the running moments of this pass are a group of their own,
         `stage_P`: the frames' and the other stages' maps, which go through the same layers, are
-        distributed otherwise.
+        distributed otherwise. Stage 4's, which go through the embedding alone, keep the shared
+        moments where no frame attention embeds frames: no other stage then uses those.
         """
 
         def tail(model: TemporalFusionNet, maps: Array) -> Array:
@@ -264,7 +265,7 @@ class TemporalFusionNet(nn.Module):
             pooled = pool_stripes(maps, model.num_stripes, model.pooling)
             return model.embedding(pooled, tracklet_real, train=train)
 
-        if self.tail_statistics == "shared":
+        if self.tail_statistics == "shared" or (p == 4 and not self.frame_attention):
             return tail(self, fused)
         own = STAGES[p]
 

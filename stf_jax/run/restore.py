@@ -20,6 +20,7 @@ from stf_jax.models.weights.pretrained import load_pretrained, variables_from_to
 from stf_jax.models.weights.torch_names import group_of, reference_name
 from stf_jax.run import checkpoint
 from stf_jax.run.run_files import read_run_files, run_config
+from stf_jax.run.tensor_checksums import module_of
 
 # Groups of the stages' own statistics.
 _OWN = tuple(STAGES.values())
@@ -149,10 +150,13 @@ def starting_variables(
         found, fresh = checkpoint.restore_model(
             Path(source) / "checkpoints", template, which, optional
         )
-        other = [line for line in fresh if line.split("/")[1] not in _OWN]
-        for line in other:
-            report(f"{source}: re-initialised, as it does not fit this run: {line}")
-        if len(other) < len(fresh):
+        parts: dict[str, list[str]] = {}
+        for line in fresh:
+            parts.setdefault(module_of(line), []).append(line)
+        for first, *others in (lines for part, lines in parts.items() if part not in _OWN):
+            more = f" (and {len(others)} more of it)" if others else ""
+            report(f"{source}: re-initialised, as it does not fit this run: {first}{more}")
+        if not parts.keys().isdisjoint(_OWN):
             report(f"{source}: the stages' own statistics start as its shared ones")
         report(f"starting from the {which} checkpoint of {source}")
     else:

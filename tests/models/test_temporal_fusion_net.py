@@ -334,8 +334,12 @@ def test_own_statistics_are_of_a_stages_pass_alone(variables, chosen):
             for m, s in ((early, (3, 4)), (late, ()))
         ]
 
+    assert ("stage_4" in outline(own)[0]["batch_stats"]) == bool(chosen)
     for p, alone in zip((2, 4), passes(variables), strict=True):
-        group = updated["batch_stats"][f"stage_{p}"]
+        if p == 4 and not chosen:
+            group = {"embedding": updated["batch_stats"]["embedding"]}
+        else:
+            group = updated["batch_stats"][f"stage_{p}"]
         assert set(group) == ({"backbone", "embedding"} if p == 2 else {"embedding"})
         for part, layers in group.items():
             for layer, leaves in layers.items():

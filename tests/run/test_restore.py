@@ -12,6 +12,7 @@ from stf_jax.config import Config, changed, to_json
 from stf_jax.data.sampling import Position
 from stf_jax.errors import UserError
 from stf_jax.models import build_model
+from stf_jax.models.variables import init_variables
 from stf_jax.run import restore
 from stf_jax.run.checkpoint import open_manager, save
 from stf_jax.run.restore import default_checkpoint, restore_run, starting_variables
@@ -125,6 +126,41 @@ def test_own_statistics_start_as_the_shared_ones(
     assert (own["embedding"]["mean"] == 0).all()
     assert sum("own statistics start as its shared ones" in line for line in said) == 1
     assert not any("stage_2" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "stages", "neck"),
+    [((), (4,), "bnneck"), ((), (2, 4), "none"), (("intra", "inter"), (2, 4), "bnneck")],
+)
+def test_every_model_with_own_statistics_starts_from_mean_pooling(
+    tmp_path: Path, chosen: tuple[str, ...], stages: tuple[int, ...], neck: str
+) -> None:
+    """As configs/pku_reid_drawn.py does, from a run with shared ones and without a neck."""
+    size = {"data.height": 32, "data.width": 16}
+    values = {"model.backbone": "resnet18", "model.embed_dim": 8, **size}
+    pooling = {"model.frame_attention": (), "model.stages": (4,)}
+    earlier, workdir = changed(Config(), {**values, **pooling}), tmp_path / "run"
+    write_run_files(workdir, to_json(earlier), {0: 0, 1: 1})
+    shapes = jax.eval_shape(lambda: init_variables(build_model(earlier.model, 2), 0, 32, 16))
+    drawn = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 3, leaf.dtype), shapes)
+    with open_manager(workdir / "checkpoints") as manager:
+        state = TrainState(jnp.int32(1), **drawn, opt_state={})
+        save(manager, state, Position(1, 1, 0), {})
+    own = {"model.tail_statistics": "own", "model.neck": neck, "pretrained_partial": True}
+    parts = {"model.frame_attention": chosen, "model.stages": stages}
+    config = changed(earlier, {**own, **parts, "pretrained": str(workdir)})
+    said: list[str] = []
+    found = starting_variables(build_model(config.model, 2), config, report=said.append)
+    stats = found["batch_stats"]
+    for p in stages:
+        alone = stats if p == 4 and not chosen else stats[f"stage_{p}"]
+        assert set(alone["embedding"]) == {"bn_0"}
+        kept = {k: alone[k] for k in ("backbone", "embedding") if k in alone}
+        assert all((leaf == 3).all() for leaf in jax.tree.leaves(kept))
+    new = {"intra_attention", "relation"} if chosen else set()
+    new |= {"neck", "classifier"} if neck == "bnneck" else set()  # no bias then
+    told = [line.split(": ")[2].split("/")[1] for line in said if "re-initialised" in line]
+    assert sorted(told) == sorted(new)
 
 
 def test_a_run_is_restored_as_asked(tmp_path: Path, initialised: list[Any]) -> None:
