@@ -120,6 +120,10 @@ def test_leaving_stops_what_runs(monkeypatch) -> None:
         (["--jobs", "0"], "error: --jobs 0: expected 1 or more"),
         (["--workdir", "w", "--config.evaluation.flip=True"], "compared in one way"),
         (["--workdir", "w", "--config.data.root=nowhere"], "nowhere: no partitions_NN.pkl"),
+        (
+            ["--workdir", "w", "--config.evaluation.chunk=4", "--config.data.root=nowhere"],
+            "nowhere: no partitions_NN.pkl",
+        ),
     ],
 )
 def test_bad_options_are_one_line(argv, said, monkeypatch, capsys) -> None:
