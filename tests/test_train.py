@@ -452,7 +452,9 @@ def test_training_starts_from_another_runs_checkpoint(
 def test_training_starts_from_random_weights_and_from_files(
     kind: str, layout: Path, tmp_path: Path, started: list[Any], capsys
 ) -> None:
-    config = tiny_config(layout, {"train.max_steps": 1})
+    # As configs/mars_strong.py has them: the stages' own start as the file's.
+    own = {"model.tail_statistics": "own"} if kind == "imagenet backbone" else {}
+    config = tiny_config(layout, {"train.max_steps": 1, **own})
     model = build_model(config.model, 4)
     random, theirs = (init_variables(model, seed, 32, 16) for seed in (config.seed, 7))
     tensors = variables_to_torch(theirs)
@@ -468,7 +470,11 @@ def test_training_starts_from_random_weights_and_from_files(
         assert_same(started[0], random)
     elif kind == "imagenet backbone":
         for group in ("params", "batch_stats"):
-            expected = {**random[group], "backbone": theirs[group]["backbone"]}
+            backbone = theirs[group]["backbone"]
+            expected = {**random[group], "backbone": backbone}
+            if group == "batch_stats":
+                layers = {name: backbone[name] for name in random[group]["stage_2"]["backbone"]}
+                expected["stage_2"] = {**random[group]["stage_2"], "backbone": layers}
             assert_same(started[0][group], expected)
         assert "an ImageNet classifier: its 100 tensors fill the backbone of resnet18" in said
     else:

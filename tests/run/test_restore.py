@@ -151,6 +151,8 @@ def test_every_model_with_own_statistics_starts_from_mean_pooling(
     config = changed(earlier, {**own, **parts, "pretrained": str(workdir)})
     said: list[str] = []
     found = starting_variables(build_model(config.model, 2), config, report=said.append)
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(found)]
+    assert len(set(pointers)) == len(pointers)  # training donates each of them
     stats = found["batch_stats"]
     for p in stages:
         alone = stats if p == 4 and not chosen else stats[f"stage_{p}"]
