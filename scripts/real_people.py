@@ -265,8 +265,8 @@ def main() -> int:
         ["--config", str(options.config), "--workdir", str(options.workdir), *rest]
     )
     # Chunks are free: histogram and frozen network take the mean over all frames anyway.
-    chunk, fixed = "--config.evaluation.chunk=", ("--config.evaluation.", "--config.augment.pad")
-    fixed = [o for o in overrides if o.startswith(fixed) and not o.startswith(chunk)]
+    alike, free = ("--config.evaluation.", "--config.augment.pad"), "--config.evaluation.chunk="
+    fixed = [o for o in overrides if o.startswith(alike) and not o.startswith(free)]
     if fixed:
         raise UserError(f"{fixed[0]}: expected none of these; all models are compared in one way")
     config = read_config(own, overrides)

@@ -60,10 +60,11 @@ def write_layout(source: Path, output: Path, count: int, seed: int) -> None:
         raise UserError(f"{output}: is there already; expected a new folder")
     plans = [(path.name, *_plan(source, path, count, seed)) for path in files]
     (output / "images").mkdir(parents=True)
-    for name, values, pictures in reversed(plans):  # the first file says that all is there
-        for new, picture in pictures.items():
-            if not (output / "images" / new).exists():  # of the other direction
-                shutil.copyfile(source / "images" / picture, output / "images" / new)
+    # Both directions of a split have the same images.
+    images = {new: picture for _, _, pictures in plans for new, picture in pictures.items()}
+    for new, picture in images.items():
+        shutil.copyfile(source / "images" / picture, output / "images" / new)
+    for name, values, _ in reversed(plans):  # the first file says that all is there
         write_partitions(output, **values, filename=name)
     print(f"written: {output}, {count} wrong frames a tracklet", file=sys.stderr)
 

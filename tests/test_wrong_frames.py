@@ -34,7 +34,7 @@ def make_layout(root: Path, people: range = PEOPLE) -> Path:
 
 
 def shown_in(root: Path, file: str, subset: str) -> list[list[str]]:
-    """Of each tracklet the names of the pictures that its frames show;"""
+    """Of each tracklet the names of the pictures that its frames show."""
     table = getattr(load_layout(root, file), subset)
     found = []
     for start, stop in itertools.pairwise(table.offsets):

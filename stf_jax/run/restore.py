@@ -173,14 +173,13 @@ def _filled(found: dict[str, Any], init: Callable[[], dict[str, Any]]) -> dict[s
     stats: dict[Any, Any] = dict(flatten_dict(found.get("batch_stats", {})))
     for path, leaf in stats.items():
         if path[0] in _OWN and isinstance(leaf, jax.ShapeDtypeStruct):
-            shared = stats.get(path[1:], leaf)
-            # A copy: training donates every buffer, each of them once.
-            stats[path] = shared if isinstance(shared, jax.ShapeDtypeStruct) else jnp.array(shared)
+            stats[path] = stats.get(path[1:], leaf)
     found = {**found, **({"batch_stats": unflatten_dict(stats)} if stats else {})}
     shapes = [isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(found)]
     fresh = init() if any(shapes) else found
 
     def choose(leaf: Any, drawn: Any) -> Any:
-        return drawn if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+        # A copy: training donates every buffer, and stages' own statistics are the shared ones.
+        return drawn if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.array(leaf)
 
     return jax.tree.map(choose, found, fresh)
