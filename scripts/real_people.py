@@ -46,6 +46,13 @@ DEMO = Path("runs/demo-0/fusion")
 CENTRED = ("as it is", "centred")
 WAYS = ("partitions", "reversed")  # queries in camera 1; in camera 2
 Features = Callable[[TrackletTable], np.ndarray]
+CHOICES: dict[str, dict[str, Any]] = {
+    **MODELS,
+    # The fusion with fewer of its parts.
+    "without attention": {"model.frame_attention": ()},
+    "intra alone": {"model.frame_attention": ("intra",)},
+    "inter alone": {"model.frame_attention": ("inter",)},
+}
 
 
 class Key(NamedTuple):
@@ -92,7 +99,7 @@ def of_run(workdir: Path, config: Config) -> Features:
 def models(config: Config, workdir: Path, trained: Sequence[str]) -> Iterator[tuple[str, Features]]:
     """Yield each model's name and features on the split of `config`; trains what is missing.
 
-    `trained`: names of `MODELS`, after those that need no training here.
+    `trained`: names of `CHOICES`, after those that need no training here.
     """
     yield "histogram", lambda table: colour_histograms(table)
     if (DEMO / "scores.json").is_file():  # trained to its end
@@ -105,7 +112,7 @@ def models(config: Config, workdir: Path, trained: Sequence[str]) -> Iterator[tu
         yield "demo", of_run(DEMO, changed(own, values))
     yield "frozen", frozen(config)
     for name in trained:
-        own = changed(config, MODELS[name])
+        own = changed(config, CHOICES[name])
         folder = workdir / f"{name.replace(' ', '-')}-{Path(config.data.partitions).stem[-2:]}"
         train_and_score(own, folder)
         yield name, of_run(folder, own)
@@ -251,7 +258,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--workdir", type=Path, help="default: runs/ and the config's name")
     parser.add_argument("--splits", type=int, default=10, help="so many of the ten")
-    parser.add_argument("--models", nargs="+", default=["mean pooling", "fusion"], choices=MODELS)
+    parser.add_argument("--models", nargs="+", default=["mean pooling", "fusion"], choices=CHOICES)
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="splits at once")
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
     parser.add_argument("--cores", default="", help=argparse.SUPPRESS)

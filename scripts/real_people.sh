@@ -4,7 +4,8 @@
 # demo's model as it is (where scripts/demo.sh 0 was run), a frozen MobileNetV2 of ImageNet, and that
 # fine-tuned on half of the people with mean pooling and with the fusion. Options: --config
 # configs/pku_reid_drawn.py (from the demo's model, which is trained if need be), --splits N,
-# --models NAME ..., --jobs N, --config.KEY=VALUE. Stopped, the same command resumes.
+# --models NAME ... (also "late fusion", "without attention", "intra alone", "inter alone"), --jobs N,
+# --config.KEY=VALUE. Stopped, the same command resumes.
 set -euo pipefail
 source "$(dirname "$0")/usage.sh" "$@"
 cd "$(dirname "$0")/.."

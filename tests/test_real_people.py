@@ -8,7 +8,7 @@ import real_people
 from paired_gain import gain
 from real_people import Key, in_processes, main, table_of
 
-from stf_jax.config import Config, changed
+from stf_jax.config import Config, changed, check_config, load_config
 from stf_jax.evaluation import Ranking, rank_gallery
 
 
@@ -111,6 +111,24 @@ def test_leaving_stops_what_runs(monkeypatch) -> None:
     assert next(found) == ("a", 0)
     found.close()
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("config", ["pku_reid", "pku_reid_drawn"])
+def test_each_model_has_the_parts_of_its_name(config: str) -> None:
+    own = load_config(real_people.CONFIG.with_name(f"{config}.py"))
+    found = {}
+    for name, values in real_people.CHOICES.items():
+        model = changed(own, values).model
+        check_config(changed(own, values))
+        found[name] = (model.stages, model.frame_attention, model.stage_attention)
+    assert found == {
+        "fusion": ((2, 4), ("intra", "inter"), "gated"),
+        "late fusion": ((4,), ("intra", "inter"), "mean"),
+        "mean pooling": ((4,), (), "mean"),
+        "without attention": ((2, 4), (), "gated"),
+        "intra alone": ((2, 4), ("intra",), "gated"),
+        "inter alone": ((2, 4), ("inter",), "gated"),
+    }
 
 
 @pytest.mark.parametrize(
