@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from damaged_checkpoint import flip_a_bit
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import stf_jax
@@ -277,16 +278,9 @@ def test_no_such_checkpoint(tmp_path):
         find_step(tmp_path, 7)
 
 
-def _largest_file(directory):
-    return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-
-
 def test_a_flipped_bit_is_reported(tmp_path):
     _save_all(tmp_path, (1, 0.9), (2, 0.1))
-    file = _largest_file(tmp_path / "2" / "model")
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 4
-    file.write_bytes(data)
+    flip_a_bit(tmp_path / "2")
     match = rf"^{tmp_path / '2'}: damaged checkpoint \(.*\); name another step: 1$"
     with pytest.raises(UserError, match=match):
         restore_model(tmp_path, _variables(_state(0)), "latest")

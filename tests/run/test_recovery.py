@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged_checkpoint import flip_a_bit
 
 from stf_jax.config import Config, to_json
 from stf_jax.data.sampling import Position
@@ -34,14 +35,6 @@ def workdir(tmp_path: Path) -> Path:
     return workdir
 
 
-def damage(step: Path) -> None:
-    files = (p for p in (step / "model").rglob("*") if p.is_file())
-    file = max(files, key=lambda p: p.stat().st_size)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 4
-    file.write_bytes(data)
-
-
 def steps(workdir: Path) -> list[int]:
     return [entry.step for entry in describe(workdir / "checkpoints")]
 
@@ -50,7 +43,7 @@ def test_the_newest_whole_one_is_found_and_damaged_ones_are_moved(workdir: Path)
     checkpoints = workdir / "checkpoints"
     assert find_resume(workdir) == {"step": 3, "aside": [], "scoreless": [], "notes": []}
     assert restore_window(checkpoints, 3) == WINDOW
-    damage(checkpoints / "3")
+    flip_a_bit(checkpoints / "3")
     found = find_resume(workdir)
     assert found["step"] == 2
     (note,) = found["notes"]
@@ -66,7 +59,7 @@ def test_the_newest_whole_one_is_found_and_damaged_ones_are_moved(workdir: Path)
     assert steps(workdir) == [1, 2]
     assert (workdir / "set_aside" / "3.2" / "model").is_dir()
     for step in (1, 2):
-        damage(checkpoints / str(step))
+        flip_a_bit(checkpoints / str(step))
     with pytest.raises(UserError, match="no other one is whole; put back a copy") as refused:
         find_resume(workdir)
     assert [line.split(":")[0] for line in str(refused.value).split("\n")] == [
@@ -74,7 +67,7 @@ def test_the_newest_whole_one_is_found_and_damaged_ones_are_moved(workdir: Path)
     ]
 
 
-def test_a_network_that_is_gone_is_no_damage(
+def test_a_network_that_is_gone_is_no_flip_a_bit(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
@@ -132,7 +125,7 @@ def test_check_reads_everything(workdir: Path, capsys: pytest.CaptureFixture[str
         "whole    scores.json",
         "whole    features.npz",
     ]
-    damage(workdir / "checkpoints" / "2")
+    flip_a_bit(workdir / "checkpoints" / "2")
     (workdir / "checkpoints" / "1" / "metrics" / "metrics").write_text("")
     (workdir / "checkpoints" / "9").mkdir()
     (workdir / "labels.json").write_text("[")
