@@ -60,6 +60,27 @@ def test_demo_from_a_clone_without_data(clone, seed):
     assert not [line for line in calls if "pip" in line]  # installed once
 
 
+def test_street_fine_tunes_both_of_the_demos_models_and_compares_them(clone):
+    clip = clone / "clip.avi"
+    clip.write_text("a clip")
+    command, seed = ("scripts/street.sh", "3"), "--config.seed=3"
+    status, calls, errors = run(clone, *command, STREET_CLIP=str(clip))
+    assert status == 0, errors
+    assert any("stf_jax.prepare synthetic" in line for line in calls)  # the demo was not there
+    runs = [line for line in calls if "configs/street.py" in line and seed in line]
+    for name, line in zip(("mean-pooling", "fusion"), runs, strict=True):
+        assert f"--workdir runs/street-3/{name} " in line
+        assert f"--config.pretrained=runs/demo-3/{name} " in line
+        assert ("model.stages=(4,)" in line) == (name == "mean-pooling")
+    compared = "mean pooling=runs/street-3/mean-pooling fusion=runs/street-3/fusion"
+    assert calls[-1].endswith(compared)
+    for name in ("mean-pooling", "fusion"):
+        (clone / "runs/demo-3" / name).mkdir(parents=True, exist_ok=True)
+        (clone / "runs/demo-3" / name / "scores.json").write_text("{}")
+    _, calls, _ = run(clone, *command, STREET_CLIP=str(clip))
+    assert not any("synthetic" in line for line in calls)
+
+
 def test_a_script_that_needs_more_installs_it(clone):
     run(clone, "scripts/demo.sh")
     status, calls, errors = run(clone, "scripts/test.sh", "-x")
