@@ -31,6 +31,7 @@ CLAIMS = (
     ("2+3+4, both", "late, both"),
     ("2+4, both, learned", "late, both"),
     ("2+4, both, gated", "late, both"),
+    ("2+4, both, gated", "late, none"),
 )
 
 
