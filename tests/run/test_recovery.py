@@ -67,7 +67,7 @@ def test_the_newest_whole_one_is_found_and_damaged_ones_are_moved(workdir: Path)
     ]
 
 
-def test_a_network_that_is_gone_is_no_flip_a_bit(
+def test_a_network_that_is_gone_is_no_damage(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
